@@ -1,5 +1,7 @@
-"""Tensor parallelism inside a node: what its ranks, processes of one host, share and how they wait.
+"""What the ranks of a node, which share a model's tensors, tell each other, and how they wait.
 
-Made before the ranks are forked: memory without a name, in which each rank has a word that says how
-far it is. The first rank speaks for the node; what a node computes together is its own affair.
+Rank 0 gives orders, and rows with them; the others compute and have made rows of their own
+(`road.py`). There are three roads: memory without a name, made before the ranks of one host are
+forked (`memory.py`); between GPUs of a host, collectives of NCCL beside that memory (`group.py`);
+and connections to ranks of other hosts (`dist/`). What a node computes together is its own affair.
 """

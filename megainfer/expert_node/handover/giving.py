@@ -41,7 +41,7 @@ class Giver:
         self._closed = Event()
         listener = TcpListener.create(terms.host)
         self.address: Address = listener.address
-        self._doorman = Doorman(listener, node, self._let_in)
+        self._doorman = Doorman(listener, f"expert node {node}", self._let_in)
 
     def close(self) -> None:
         """Give no more: whoever asks finds its connection ended."""

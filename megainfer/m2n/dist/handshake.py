@@ -42,9 +42,8 @@ class Terms:
     tls: PeerTls | None = None
 
     def secured(self, connection: socket.socket, calls: bool) -> socket.socket:
-        """As it is spoken on, which takes it over. calls: whether this is the side that has
-        connected."""
-        return connection if self.tls is None else TlsSocket(connection, self.tls.end(calls))
+        """See `secured`."""
+        return secured(connection, self.tls, calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,12 @@ class Pair:
     same_clock: bool
     out: PayloadChannel
     back: PayloadChannel
+
+
+def secured(connection: socket.socket, tls: PeerTls | None, calls: bool) -> socket.socket:
+    """As it is spoken on, which takes it over. calls: whether this is the side that has
+    connected."""
+    return connection if tls is None else TlsSocket(connection, tls.end(calls))
 
 
 def welcome(connection: socket.socket, terms: Terms, deadline: float) -> Pair:
@@ -114,12 +119,21 @@ def _joined(
         names = {value: name for name, value in CODES.items()}
         found = names.get(code, f"unknown code {code}")
         channel.refuse(f"groups differ: it has {found}, this has {terms.groups.kind}")
-    store = PairStore(channel)
-    with _named(channel.peer):
-        out, back = open_channels(terms.groups, store, calls=own is Side.ATTENTION)
-    store.close()
+    out, back = met_channels(channel, terms.groups, calls=own is Side.ATTENTION)
     same_clock = boot_id == other_boot_id
     return Pair(theirs.index, theirs.incarnation, connection, same_clock, out, back)
+
+
+def met_channels(
+    channel: Channel, groups: Groups, *, calls: bool
+) -> tuple[PayloadChannel, PayloadChannel]:
+    """As `open_channels`, with the peer of a handshake, by whose name errors are. Raises NodeDied,
+    ProtocolError."""
+    store = PairStore(channel)
+    with _named(channel.peer):
+        out, back = open_channels(groups, store, calls=calls)
+    store.close()
+    return out, back
 
 
 @contextlib.contextmanager

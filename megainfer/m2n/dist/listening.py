@@ -87,7 +87,7 @@ class Sign:
         """expert: index and incarnation. Raises ConfigError when somebody else has its place."""
         self._text = f"{address.host} {address.port}".encode()
         listener = Listener.create(expert_address(token, *expert))
-        self._doorman = Doorman(listener, expert[0], self._tell)
+        self._doorman = Doorman(listener, f"expert node {expert[0]}", self._tell)
 
     def close(self) -> None:
         self._doorman.close()

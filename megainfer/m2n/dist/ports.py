@@ -108,7 +108,7 @@ class DistExpertPort(SlotExpertPort):
             super().__init__(seat, mail, self.host, met=())
             listener = TcpListener.create(road.host)
             self.address = listener.address
-            self._doorman = Doorman(listener, seat.index, self._let_in)
+            self._doorman = Doorman(listener, f"expert node {seat.index}", self._let_in)
             undo.callback(self._doorman.close)
             expert = (seat.index, seat.incarnation)
             self._sign = Sign(road.token, expert, listener.address) if sign else None

@@ -90,16 +90,16 @@ Visit = Callable[[tuple[int, int], float], None]
 
 
 class Doorman:
-    """Lets attention nodes in for as long as expert node `node` lives. let_in: shakes hands with
-    one that has connected, until a deadline, and takes its connection over.
+    """Lets others in until it is closed. name: of the node whose door it is, for the log. let_in:
+    shakes hands with one that has connected, until a deadline, and takes its connection over.
 
     One that is slow, or never says a word, holds up nobody: each has a thread, and bounded time. Of
     so many at once that there are no more threads, the next waits until one of them is done.
     """
 
-    def __init__(self, listener: Door, node: int, let_in: LetIn) -> None:
+    def __init__(self, listener: Door, name: str, let_in: LetIn) -> None:
         self._listener = listener
-        self._node = node
+        self._name = name
         self._take = let_in
         self._room = Semaphore(_MOST_GUESTS)
         self._shut = False
@@ -122,7 +122,7 @@ class Doorman:
             except OSError as error:
                 if self._shut:
                     return
-                log.warning("expert node %d lets nobody in just now: %s", self._node, error)
+                log.warning("%s lets nobody in just now: %s", self._name, error)
                 time.sleep(_PAUSE_SECONDS)  # for a descriptor, or memory, to be free again
                 continue
             self._room.acquire()  # for a bounded time: nobody stays for longer than that
@@ -133,7 +133,7 @@ class Doorman:
         try:
             self._take(connection, deadline)
         except MegaInferError as error:
-            log.warning("expert node %d let nobody in: %s", self._node, error)
+            log.warning("%s let nobody in: %s", self._name, error)
         finally:
             self._room.release()
 

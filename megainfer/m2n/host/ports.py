@@ -77,7 +77,7 @@ class HostExpertPort(SlotExpertPort):
     def listen(self, listener: Listener) -> None:
         """Let attention nodes in from now on; the listener is this port's to close."""
         let_one_in = partial(_let_in, self._seat, self._own, self.host.met)
-        self._doorman = Doorman(listener, self._seat.index, let_one_in)
+        self._doorman = Doorman(listener, f"expert node {self._seat.index}", let_one_in)
 
     def accept(self, listener: Listener, timeout: float) -> None:
         """Meet all attention nodes; argument and errors as in `HostAttentionPort.connect`."""

@@ -79,10 +79,6 @@ class FollowingElsewhere:
             line.lose(str(error))
         line.say(DoneFrame(self._number, rows).pack())
 
-    def close(self) -> None:
-        if self._ends is not None:
-            self._ends.close()
-
     @property
     def _met(self) -> Ends:
         assert self._ends is not None, "orders come once it has loaded"

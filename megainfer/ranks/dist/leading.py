@@ -1,16 +1,18 @@
 """Rank 0's end, where some of the others are on other hosts."""
 
-import logging
+import socket
 from collections.abc import Sequence
+from threading import Condition
 from time import monotonic
 from typing import Any
 
 from torch import Tensor
 
-from megainfer.errors import MegaInferError, NodeDied, ProtocolError
+from megainfer.errors import NodeDied, ProtocolError
 from megainfer.m2n.dist.channel import Work
 from megainfer.m2n.dist.groups import GROUP_SECONDS
 from megainfer.m2n.dist.listening import TcpListener
+from megainfer.m2n.host.meeting import Doorman
 from megainfer.ranks.dist.frames import DONE_BYTES, DoneFrame, OrderFrame
 from megainfer.ranks.dist.meeting import Ends, Meeting, Terms
 from megainfer.ranks.dist.payloads import Payload, Payloads
@@ -19,8 +21,6 @@ from megainfer.ranks.memory import Views
 from megainfer.ranks.orders import Orders
 from megainfer.ranks.road import ANSWER_SECONDS, LOADING_SECONDS, MESSAGE, Given
 from megainfer.ranks.shared import Shared
-
-log = logging.getLogger(__name__)
 
 
 class RankElsewhere:
@@ -96,19 +96,22 @@ class LeadingHosts:
         self._meeting = Meeting(terms, shared.layout)
         self._node = terms.node
         self._payloads = Payloads(shared)
-        self._listener = listener
-        self._missing = set(elsewhere)
+        self._missing = frozenset(elsewhere)
         self._others: dict[int, RankElsewhere] = {}
+        self._arrived = Condition()
+        self._doorman = Doorman(listener, terms.node, self._let_in)
         self._made: Sequence[Field] = ()
         self._rows = 0
 
     def await_loaded(self, timeout: float = LOADING_SECONDS) -> None:
         """See `LeadingRoad`; ranks of other hosts come when they have. Those that don't within
-        `timeout` seconds are named."""
+        `timeout` seconds are named; who else came, and was sent away, is in the log."""
         deadline = monotonic() + timeout
-        while self._missing:
-            self._let_in(deadline)
-        self._listener.close()
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: not self._missing, timeout):
+                missing = ", ".join(map(str, sorted(self._missing)))
+                raise NodeDied(f"rank {missing} of {self._node} did not connect in time")
+        self._doorman.close()
         self._meeting.close()
         self._orders.await_all(max(deadline - monotonic(), 0.0))
 
@@ -138,6 +141,7 @@ class LeadingHosts:
 
     def close(self) -> None:
         """See `LeadingRoad`."""
+        self._doorman.close()
         for other in self._others.values():
             other.close()
 
@@ -146,20 +150,14 @@ class LeadingHosts:
         for other in self._others.values():
             other.await_done(timeout)
 
-    def _let_in(self, deadline: float) -> None:
-        """The next that comes, if it is who it should be."""
-        try:
-            connection = self._listener.accept(deadline)
-        except TimeoutError:
-            missing = ", ".join(map(str, sorted(self._missing)))
-            raise NodeDied(f"rank {missing} of {self._node} did not connect in time") from None
-        except OSError as error:
-            raise NodeDied(f"no rank can connect to {self._node}: {error}") from error
-        try:
-            rank, ends = self._meeting.welcome(connection, self._missing)
-        except MegaInferError as error:
-            log.warning("%s let nobody in: %s", self._node, error)
-            return
-        self._missing.discard(rank)
+    def _let_in(self, connection: socket.socket, deadline: float) -> None:
+        """One of those who come, in a thread of its own. Raises NodeDied, ProtocolError."""
+        rank, ends = self._meeting.welcome(connection, self._missing, deadline)
         name = f"rank {rank} of {self._node}"
-        self._others[rank] = RankElsewhere(name, ends, self._payloads)
+        with self._arrived:
+            if rank not in self._missing:
+                ends.close()
+                raise ProtocolError(f"{name} came twice at a time")
+            self._missing -= {rank}
+            self._others[rank] = RankElsewhere(name, ends, self._payloads)
+            self._arrived.notify_all()

@@ -1,6 +1,6 @@
 """How rank 0 and a rank of another host meet, when that has loaded its part.
 
-    the rank                                     rank 0, which listens
+    the rank                                     rank 0, which listens since it began
         PROOF, see `m2n.dist.proof`   <->   CHALLENGE, PROOF
         RANK   (rank, incarnation)    -->   and of which node, with which layout of what they tell
         the same                      <--   RANK
@@ -11,22 +11,20 @@
 
 import socket
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, NamedTuple
 
-from megainfer.errors import NodeDied
 from megainfer.m2n.dist.channel import Channel as PayloadChannel
-from megainfer.m2n.dist.groups import GlooGroups, open_channels
+from megainfer.m2n.dist.groups import GlooGroups
+from megainfer.m2n.dist.handshake import met_channels, secured
 from megainfer.m2n.dist.listening import Address, dial_tcp
-from megainfer.m2n.dist.pair_store import PairStore
 from megainfer.m2n.dist.proof import checked_key, demand_proof, give_proof
 from megainfer.m2n.host.handshake import Channel, Frame
-from megainfer.m2n.host.meeting import HANDSHAKE_SECONDS
 from megainfer.ranks.dist.line import LOST_SECONDS, Line
 from megainfer.ranks.road import LOADING_SECONDS
 from megainfer.tls.peers import PeerTls, TlsFiles
-from megainfer.tls.stream import TlsSocket
 
 _PURPOSE = b"megainfer ranks 1 "
 _RANK = struct.Struct("<IQ")
@@ -69,12 +67,15 @@ class Meeting:
         self._groups = GlooGroups(terms.host)
         self._tls = None if terms.tls is None else PeerTls(terms.tls)
 
-    def welcome(self, connection: socket.socket, missing: set[int]) -> tuple[int, Ends]:
-        """Rank 0's part with whoever has connected, who has to be one of those that are missing.
-        Raises NodeDied, ProtocolError; the connection is closed then."""
-        connection = self._secured(connection, calls=False)
+    def welcome(
+        self, connection: socket.socket, missing: Collection[int], deadline: float
+    ) -> tuple[int, Ends]:
+        """Rank 0's part with whoever has connected, who has to be one of those that are missing; in
+        a thread of its own, if need be. Raises NodeDied, ProtocolError; the connection is closed
+        then."""
+        connection = secured(connection, self._tls, calls=False)
         try:
-            channel = Channel(connection, monotonic() + HANDSHAKE_SECONDS, "whoever connects")
+            channel = Channel(connection, deadline, "whoever connects")
             demand_proof(channel, self._key, _PURPOSE)
             rank = self._check(channel, channel.receive_body(Frame.RANK))
             if rank not in missing:
@@ -89,12 +90,11 @@ class Meeting:
         return rank, ends
 
     def greet(self, rank: int, leader: Address) -> Ends:
-        """The part of any other rank. Rank 0 may still be loading. Raises NodeDied, ProtocolError.
-        """
+        """The part of any other rank. Rank 0 may still be at its start, before it lets anybody in.
+        Raises NodeDied, ProtocolError."""
         name = f"rank 0 of {self._terms.node}"
         deadline = monotonic() + LOADING_SECONDS
-        connection = dial_tcp(leader, name, monotonic() + HANDSHAKE_SECONDS)
-        connection = self._secured(connection, calls=True)
+        connection = secured(dial_tcp(leader, name, deadline), self._tls, calls=True)
         try:
             channel = Channel(connection, deadline, name)
             give_proof(channel, self._key, _PURPOSE)
@@ -112,12 +112,7 @@ class Meeting:
         self._groups.close()
 
     def _joined(self, channel: Channel, connection: socket.socket, *, calls: bool) -> Ends:
-        store = PairStore(channel)
-        try:
-            out, back = open_channels(self._groups, store, calls=calls)
-        except NodeDied as error:
-            raise NodeDied(f"{channel.peer}: {error}") from error
-        store.close()
+        out, back = met_channels(channel, self._groups, calls=calls)
         return Ends(Line(connection, channel.peer, self._terms.patience), out, back)
 
     def _own(self, rank: int) -> bytes:
@@ -141,6 +136,3 @@ class Meeting:
             own = self._terms.incarnation
             channel.refuse(f"it is of incarnation {incarnation} of its node, this is of {own}")
         return int(rank)
-
-    def _secured(self, connection: socket.socket, *, calls: bool) -> socket.socket:
-        return connection if self._tls is None else TlsSocket(connection, self._tls.end(calls))
