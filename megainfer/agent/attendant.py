@@ -167,7 +167,8 @@ def _node_attendant(
 ) -> "_Attendant":
     logs, doors = LogPipe(), FrontDoors(plan, start.node, start.incarnation)
     task = NodeTask(
-        *(start.role, start.node, start.measures, start.placement, start.weights, start.givers)
+        *(start.role, start.node, start.measures, start.placement, start.weights, start.givers),
+        lease=start.lease,
     )
     elsewhere = {there.rank: partial(_stand_in, start, there, ground) for there in start.elsewhere}
     cores = partial(_cores, plan, start)
@@ -178,7 +179,8 @@ def _node_attendant(
 
 def _rank_attendant(wire: Wire[ToAttendant], plan: Plan, start: StartRank) -> "_Attendant":
     logs = LogPipe()
-    task = NodeTask(start.role, start.node, False, start.placement, start.weights)
+    own = start.role, start.node, False, start.placement, start.weights
+    task = NodeTask(*own, lease=start.lease)
     leader, cores = (start.address, start.port), _cores(plan, start, start.rank)
     with logs:
         child, link = fork_rank(

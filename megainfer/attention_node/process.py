@@ -74,7 +74,9 @@ def run_attention(
     """
     with computing(plan, Role.ATTENTION, node) as backend:
         spin, device = plan.spin_seconds, backend.device
-        others = None if seat is None else HalfRanks(seat, node, plan.spec, spin, device)
+        others = None
+        if seat is not None:
+            others = HalfRanks(seat, node, plan.spec, spin, device, station.page)
         _run(station, plan, node, measures, weights, backend, others)
 
 

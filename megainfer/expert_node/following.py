@@ -75,7 +75,7 @@ class Follower:
         self._device = device
         self._model = model
         self._link = seat.link
-        road = seat.road(plan.spin_seconds, device)
+        road = seat.road(plan.spin_seconds, device, page)
         self._rows = FollowingRows(road, seat.layout, seat.rank)
         self._work = Workload(page)
         self._computed = self._seen = 0  # batches, and at the last look

@@ -14,6 +14,7 @@ from megainfer.ranks.rows import LeadingRows
 from megainfer.topology import WHOLE, Shard
 
 if TYPE_CHECKING:  # msgspec, without which a node of one rank can be tried on a GPU
+    from megainfer.launch.heartbeat import Page
     from megainfer.launch.ranks.seats import LeadingSeat
 
 
@@ -43,8 +44,8 @@ _NOBODY = -1
 
 
 class ExpertRanks:
-    """`OtherRanks` over the road of their seat. device: where they compute. links: what the
-    supervisor says goes on there."""
+    """`OtherRanks` over the road of their seat. device, page: as `LeadingSeat.road`. links: what
+    the supervisor says goes on there."""
 
     def __init__(
         self,
@@ -52,10 +53,11 @@ class ExpertRanks:
         node: int,
         spin_seconds: float,
         device: Device = HOST,
+        page: "Page | None" = None,
     ) -> None:
         from megainfer.launch.ranks.links import RankLinks
 
-        self._road = seat.road(f"expert node {node}", spin_seconds, device)
+        self._road = seat.road(f"expert node {node}", spin_seconds, device, page)
         self._rows = LeadingRows(self._road, seat.layout)
         self.links = RankLinks(seat.links, self._road.message)
 

@@ -64,7 +64,9 @@ def run_expert(
     hands_over = givers is not None and plan.config.ffn_tp == 1
     with computing(plan, Role.EXPERT, node) as backend:
         link, device, on_bytes = station.link, backend.device, progress_to(station.link)
-        others = None if seat is None else ExpertRanks(seat, node, plan.spin_seconds, device)
+        others = None
+        if seat is not None:
+            others = ExpertRanks(seat, node, plan.spin_seconds, device, station.page)
         rank = ALONE if others is None else Rank(Shard(0, plan.config.ffn_tp), others)
         asking = asked(plan, givers or (), weights) if hands_over else None
         model = load_experts(plan, node, backend, on_bytes, placement, weights, rank, asking)

@@ -24,7 +24,8 @@ class NodeTask:
     """What a node begins with. measures: whether the choice of m waits for what its stages take.
     placement: by which an expert node loads its experts, the plan's where there is none. givers:
     other expert nodes that it may ask for those whose files lack on its host; None: nodes of this
-    instance give each other none."""
+    instance give each other none. lease: seconds of silence after which a host counts as lost,
+    where nodes are on several."""
 
     role: Role
     node: int
@@ -32,3 +33,4 @@ class NodeTask:
     placement: Placement | None
     weights: WeightFiles
     givers: tuple[GivingNode, ...] | None = None
+    lease: float = 0.0

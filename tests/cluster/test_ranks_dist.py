@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import json
 import os
 import secrets
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from megainfer.m2n.dist.listening import TcpListener
 from megainfer.m2n.host import meeting
 from megainfer.ranks.dist.following import FollowingElsewhere
 from megainfer.ranks.dist.leading import LeadingHosts
+from megainfer.ranks.dist.line import patience_for
 from megainfer.ranks.dist.meeting import Terms
 from megainfer.ranks.layout import RowsLayout
 from megainfer.ranks.memory import FollowingMemory
@@ -160,6 +163,62 @@ def test_a_rank_that_dies_is_named(listener: TcpListener, moment: str) -> None:
         road.close()
     os.close(reader)
     os.close(writer)
+
+
+class RecordedPage:
+    """`line.HasDue`, with all that it was set to."""
+
+    def __init__(self, due: float) -> None:
+        self.dues = [due]
+
+    @property
+    def due(self) -> float:
+        return self.dues[-1]
+
+    @due.setter
+    def due(self, due: float) -> None:
+        self.dues.append(due)
+
+
+def test_while_another_host_is_waited_for_no_work_is_due(listener: TcpListener) -> None:
+    """Rank 0's is afterwards, as much later; a rank's that tells of its end, too."""
+    began = monotonic()
+    page, theirs = RecordedPage(began), RecordedPage(0.0)
+    reader, writer = os.pipe()
+
+    def main() -> None:
+        address = listener.address
+        listener.close()
+        road = FollowingElsewhere(Shared.create(PAIR), 1, TERMS, address, theirs)
+        road.done()
+        road.wait(SECONDS)
+        theirs.due = began
+        road.done()
+        assert road.wait(SECONDS) is not None
+        os.write(writer, repr(theirs.dues).encode())
+
+    with forked(main):
+        road = LeadingHosts(Shared.create(PAIR), TERMS, [1], listener, page=page)
+        road.await_loaded(SECONDS)
+        assert page.dues == [began]
+        road.message()
+        road.message()
+        dues = json.loads(os.read(reader, 4096))
+        assert dues[:3] == [0.0, began, 0.0]
+        assert began < dues[3]
+        with pytest.raises(NodeDied, match=r"^rank 1 of expert node 3 is lost: "):
+            road.message()
+        assert monotonic() >= page.due >= began + TERMS.patience
+        assert page.dues[1::2] == [0.0] * (len(page.dues) // 2)
+        assert page.dues[::2] == sorted(set(page.dues[::2]))
+        road.close()
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize(("lease", "seconds"), [(0.0, 15.0), (5.0, 15.0), (60.0, 70.0)])
+def test_who_has_lost_the_other_waits_longer_than_the_lease(lease: float, seconds: float) -> None:
+    assert patience_for(lease) == seconds
 
 
 def test_a_rank_that_stalls_is_named_within_the_bound(listener: TcpListener) -> None:

@@ -69,7 +69,7 @@ class HalfFollower:
         self._plan, self._model, self._kv = plan, model, kv
         self._link = seat.link
         self._layout = layout = seat.layout
-        self._road = seat.road(plan.spin_seconds, kv.device)
+        self._road = seat.road(plan.spin_seconds, kv.device, page)
         first, end = ModelSources(plan.spec, Shard(seat.rank, layout.ranks)).vocabulary
         self._made = layout.result(seat.rank)
         self._logits = layout.logits(seat.rank, end - first)

@@ -28,6 +28,7 @@ from megainfer.ranks.sums import add_in_order
 from megainfer.topology import WHOLE, Placement, Shard
 
 if TYPE_CHECKING:  # msgspec, without which a node of one rank can be tried on a GPU
+    from megainfer.launch.heartbeat import Page
     from megainfer.launch.ranks.seats import LeadingSeat
 
 STEPS_KEPT = 16
@@ -35,8 +36,8 @@ STEPS_KEPT = 16
 
 
 class HalfRanks:
-    """The other ranks of an attention node. device: where they compute. links: what the supervisor
-    says goes on there."""
+    """The other ranks of an attention node. device, page: as `LeadingSeat.road`. links: what the
+    supervisor says goes on there."""
 
     def __init__(
         self,
@@ -45,12 +46,13 @@ class HalfRanks:
         spec: ModelSpec,
         spin_seconds: float,
         device: Device = HOST,
+        page: "Page | None" = None,
     ) -> None:
         from megainfer.launch.ranks.links import RankLinks
 
         self.spec = spec
         self._layout = layout = seat.layout
-        self._road = seat.road(f"attention node {node}", spin_seconds, device)
+        self._road = seat.road(f"attention node {node}", spin_seconds, device, page)
         others = range(1, layout.ranks)
         self._results = [layout.result(rank) for rank in others]
         parts = [ModelSources(spec, Shard(rank, layout.ranks)).vocabulary for rank in others]

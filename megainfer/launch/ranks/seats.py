@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol
 
 from megainfer.launch.control import ChildLink, ParentLink, link_pair
+from megainfer.launch.heartbeat import Page
 from megainfer.ranks.shared import AnyLayout, Shared
 
 if TYPE_CHECKING:  # torch, which who only makes seats doesn't need
@@ -42,9 +43,15 @@ class LeadingSeat(Generic[AnyLayout]):
         """Of what ranks tell each other."""
         return self.shared.layout
 
-    def road(self, name: str, spin_seconds: float, device: "Device | None" = None) -> "LeadingRoad":
+    def road(
+        self,
+        name: str,
+        spin_seconds: float,
+        device: "Device | None" = None,
+        page: Page | None = None,
+    ) -> "LeadingRoad":
         """To the other ranks; name: their node's, for errors. device: where they compute, None: on
-        the host."""
+        the host. page: where this process announces until when its work should be done."""
         from megainfer.ranks.dist.leading import LeadingHosts
         from megainfer.ranks.group import LeadingGroup
         from megainfer.ranks.memory import LeadingMemory
@@ -54,7 +61,8 @@ class LeadingSeat(Generic[AnyLayout]):
         if self.door is None:
             return LeadingMemory(self.shared, name, spin_seconds)
         door = self.door
-        return LeadingHosts(self.shared, door.terms, door.ranks, door.listener, spin_seconds)
+        terms, ranks, listener = door.terms, door.ranks, door.listener
+        return LeadingHosts(self.shared, terms, ranks, listener, spin_seconds, page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +80,10 @@ class FollowingSeat(Generic[AnyLayout]):
         """Of what ranks tell each other."""
         return self.shared.layout
 
-    def road(self, spin_seconds: float, device: "Device | None" = None) -> "FollowingRoad":
-        """To rank 0; device: where it computes, None: on the host."""
+    def road(
+        self, spin_seconds: float, device: "Device | None" = None, page: Page | None = None
+    ) -> "FollowingRoad":
+        """To rank 0; device, page: as `LeadingSeat.road`."""
         from megainfer.ranks.dist.following import FollowingElsewhere
         from megainfer.ranks.group import FollowingGroup
         from megainfer.ranks.memory import FollowingMemory
@@ -81,7 +91,7 @@ class FollowingSeat(Generic[AnyLayout]):
         if device is not None and not device.is_host:
             return FollowingGroup(self.shared, device, self.rank, spin_seconds)
         if self.leader is not None:
-            return FollowingElsewhere(self.shared, self.rank, *self.leader)
+            return FollowingElsewhere(self.shared, self.rank, *self.leader, page)
         return FollowingMemory(self.shared, self.rank, spin_seconds)
 
 

@@ -10,6 +10,7 @@ from megainfer.m2n.dist.channel import Work
 from megainfer.m2n.dist.groups import GROUP_SECONDS
 from megainfer.m2n.dist.listening import Address
 from megainfer.ranks.dist.frames import ORDER_BYTES, DoneFrame, OrderFrame
+from megainfer.ranks.dist.line import HasDue, not_due
 from megainfer.ranks.dist.meeting import Ends, Meeting, Terms
 from megainfer.ranks.dist.payloads import Payload, Payloads
 from megainfer.ranks.layout import Field
@@ -18,9 +19,18 @@ from megainfer.ranks.shared import Shared
 
 
 class FollowingElsewhere:
-    """`road.FollowingRoad`. shared: of this process alone. leader: where rank 0 listens."""
+    """`road.FollowingRoad`. shared: of this process alone. leader: where rank 0 listens. page: see
+    `line.not_due`."""
 
-    def __init__(self, shared: Shared[Any], rank: int, terms: Terms, leader: Address) -> None:
+    def __init__(
+        self,
+        shared: Shared[Any],
+        rank: int,
+        terms: Terms,
+        leader: Address,
+        page: HasDue | None = None,
+    ) -> None:
+        self._page = page
         self._views = Views(shared)
         self._rank = rank
         self._fields: Sequence[Field] = shared.layout.given
@@ -67,7 +77,11 @@ class FollowingElsewhere:
             self._ends = self._meeting.greet(self._rank, self._leader)
             self._meeting.close()
             return
-        line, out, back = self._ends
+        with not_due(self._page):
+            self._tell_done(self._ends)
+
+    def _tell_done(self, ends: Ends) -> None:
+        line, out, back = ends
         rows = 0
         try:
             for payload in self._came:  # mostly the next order comes with as many rows

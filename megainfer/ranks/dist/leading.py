@@ -14,6 +14,7 @@ from megainfer.m2n.dist.groups import GROUP_SECONDS
 from megainfer.m2n.dist.listening import TcpListener
 from megainfer.m2n.host.meeting import Doorman
 from megainfer.ranks.dist.frames import DONE_BYTES, DoneFrame, OrderFrame
+from megainfer.ranks.dist.line import HasDue, not_due
 from megainfer.ranks.dist.meeting import Ends, Meeting, Terms
 from megainfer.ranks.dist.payloads import Payload, Payloads
 from megainfer.ranks.layout import Field
@@ -79,7 +80,7 @@ class RankElsewhere:
 
 class LeadingHosts:
     """`road.LeadingRoad` to ranks of this host, over memory, and to those of others. elsewhere:
-    these ranks, which come to `listener`."""
+    these ranks, which come to `listener`. page: see `line.not_due`."""
 
     def __init__(
         self,
@@ -88,7 +89,9 @@ class LeadingHosts:
         elsewhere: Sequence[int],
         listener: TcpListener,
         spin_seconds: float = 0.0,
+        page: HasDue | None = None,
     ) -> None:
+        self._page = page
         self._views = Views(shared)
         self._ranks = shared.layout.ranks
         here = [rank for rank in range(1, self._ranks) if rank not in elsewhere]
@@ -123,8 +126,9 @@ class LeadingHosts:
         for each in given:
             self._views.write(each)
         self._made, self._rows = made, given[0].rows if given else 0
-        for rank, other in self._others.items():
-            other.begin(order, given, made[rank - 1] if made else None)
+        with not_due(self._page):
+            for rank, other in self._others.items():
+                other.begin(order, given, made[rank - 1] if made else None)
         self._orders.say(order)
 
     def results(self) -> Sequence[Tensor]:
@@ -147,8 +151,9 @@ class LeadingHosts:
 
     def _await_all(self, timeout: float = ANSWER_SECONDS) -> None:
         self._orders.await_all(timeout)
-        for other in self._others.values():
-            other.await_done(timeout)
+        with not_due(self._page):
+            for other in self._others.values():
+                other.await_done(timeout)
 
     def _let_in(self, connection: socket.socket, deadline: float) -> None:
         """One of those who come, in a thread of its own. Raises NodeDied, ProtocolError."""

@@ -2,7 +2,9 @@
 
 import socket
 import time
-from typing import Never
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Never, Protocol
 
 from megainfer.errors import NodeDied
 from megainfer.m2n.dist.listening import watch_network
@@ -11,13 +13,40 @@ SILENCE_SECONDS = 10
 """For which the other's host may not answer, before its end is that of the connection."""
 LOST_SECONDS = 15.0
 """How long an end that has lost the other waits to be ended: whoever watches the other knows why it
-is gone, and ends all ranks of the node with that for a reason. More than a host's lease."""
+is gone, and ends all ranks of the node with that for a reason."""
 _READ_BYTES = 4096
+
+
+def patience_for(lease: float) -> float:
+    """Seconds that an end which has lost the other waits to be ended, where hosts count as lost
+    after `lease` seconds of silence: longer than whoever watches them takes to notice."""
+    return max(LOST_SECONDS, lease + SILENCE_SECONDS)
+
+
+class HasDue(Protocol):
+    """Where a process announces until when the work at hand should be done; 0: there is none."""
+
+    due: float
+
+
+@contextmanager
+def not_due(page: HasDue | None) -> Iterator[None]:
+    """While another host is waited for. How long that takes is no sign that this process hangs: the
+    loss of the other is told by who watches it. What is at hand has as much longer to be done."""
+    if page is None or not page.due:
+        yield
+        return
+    due, began = page.due, time.monotonic()
+    page.due = 0.0
+    try:
+        yield
+    finally:
+        page.due = due + time.monotonic() - began
 
 
 class Line:
     """One thread reads and writes. name: of the other end, for errors. patience: see
-    `LOST_SECONDS`."""
+    `patience_for`."""
 
     def __init__(
         self, connection: socket.socket, name: str, patience: float = LOST_SECONDS

@@ -33,7 +33,7 @@ _RANK = struct.Struct("<IQ")
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a rank brings to each meeting. node: its node's name. host: at which address gloo
-    listens. key: the instance's, of M2N. patience: see `line.LOST_SECONDS`."""
+    listens. key: the instance's, of M2N. patience: see `line.patience_for`."""
 
     node: str
     incarnation: int

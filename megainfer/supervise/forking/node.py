@@ -90,10 +90,12 @@ def _layout(plan: Plan, role: Role) -> Any:
 
 
 def _terms(plan: Plan, task: NodeTask, incarnation: int) -> "Terms":
+    from megainfer.ranks.dist.line import patience_for
     from megainfer.ranks.dist.meeting import Terms
 
     node, host = name_of(task.role, task.node), plan.config.m2n_host
-    return Terms(node, incarnation, host, plan.m2n_key, plan.m2n_tls)
+    patience = patience_for(task.lease)
+    return Terms(node, incarnation, host, plan.m2n_key, plan.m2n_tls, patience)
 
 
 def _door(
