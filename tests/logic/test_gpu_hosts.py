@@ -39,7 +39,7 @@ def host(name: str, *numbers: int, gpus: tuple[int, ...] | None = None, **of_gpu
 def gpus_of(plan: Plan) -> dict[str, list[tuple[str, int]]]:
     """By role, host and number of each node's GPU."""
     both = {"attention": plan.devices.attention, "experts": plan.devices.experts}
-    return {role: [(gpu.host, gpu.number) for gpu in gpus] for role, gpus in both.items()}
+    return {role: [(gpu.host, gpu.number) for (gpu,) in gpus] for role, gpus in both.items()}
 
 
 @pytest.fixture
@@ -184,9 +184,10 @@ def test_groups_and_slots_both_take_memory_of_a_gpu(model: Path) -> None:
 def test_cuda_sees_its_own_host_only(model: Path) -> None:
     plan = plan_of(model, host("left", 0, 1, 2), host("right", 3), ffn_gpus=2)
     environment: dict[str, str] = {}
-    settle_cuda(environment, plan.devices, plan.devices.experts[0])
+    (gpu,) = plan.devices.experts[0]
+    settle_cuda(environment, plan.devices, gpu)
     own, *others = environment["CUDA_VISIBLE_DEVICES"].split(",")
-    assert own == plan.devices.experts[0].gpu.uuid
+    assert own == gpu.gpu.uuid
     assert {own, *others} == {h200(number).uuid for number in range(3)}
 
 
