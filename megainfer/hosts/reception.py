@@ -78,7 +78,7 @@ class Reception:
         self.token = token
         self.tls = tls
         self.lease = lease
-        self._patience = patience
+        self.patience = patience
         self.move_after = inf
         self.load_from_peer = False
         self._agents: dict[str, _Agent] = {}
@@ -170,9 +170,9 @@ class Reception:
     def check_back(self, name: str) -> None:
         """Raises NodeDied where this host has been lost for longer than a start waits."""
         since, why = self._lost.get(name, (inf, ""))
-        if monotonic() - since > self._patience:
+        if monotonic() - since > self.patience:
             raise NodeDied(
-                f"host {name} is lost ({why}) and not back within {self._patience:g} s; start its "
+                f"host {name} is lost ({why}) and not back within {self.patience:g} s; start its "
                 "agent again, or use a larger --agents-timeout"
             )
 

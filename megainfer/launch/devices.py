@@ -1,7 +1,7 @@
 """Which node computes on which GPU, decided from a wish and a machine's list of GPUs."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -22,11 +22,13 @@ _HELPS = "use --device cpu"
 
 @dataclass(frozen=True, slots=True)
 class NumberedGpu:
-    """number: what `--gpus` and messages call it. host: by name, "" where there is only one."""
+    """number: what `--gpus` and messages call it. host: by name, "" where there is only one.
+    there: whether that host, when it last joined, still offered it to the node that has it."""
 
     number: int
     gpu: Gpu
     host: str = ""
+    there: bool = True
 
     @property
     def place(self) -> tuple[str, str]:
@@ -56,8 +58,14 @@ class Devices:
         return tuple(dict.fromkeys(chain(*self.attention, *self.experts)))
 
     def beside(self, own: NumberedGpu) -> tuple[NumberedGpu, ...]:
-        """The others of its host that nodes may be on, each once."""
-        every = {gpu.place: gpu for gpu in (*self.spare, *self.gpus) if gpu.host == own.host}
+        """The others of its host that nodes may be on, each once, those of nodes first. None that
+        isn't there or can't compute: CUDA sees nothing that is named behind one that it can't
+        find."""
+        every = {
+            gpu.place: gpu
+            for gpu in (*self.gpus, *self.spare)
+            if gpu.host == own.host and gpu.there and not unfitness(gpu)
+        }
         every.pop(own.place, None)
         return tuple(every.values())
 
@@ -68,9 +76,14 @@ class Devices:
         more."""
         own = [*(self.attention if role is Role.ATTENTION else self.experts)]
         spare, own[node] = (*self.spare, *own[node], *more), (gpu,)
-        if role is Role.ATTENTION:
-            return replace(self, attention=tuple(own), spare=spare)
-        return replace(self, experts=tuple(own), spare=spare)
+        nodes = {"attention" if role is Role.ATTENTION else "experts": tuple(own)}
+        return replace(self, **nodes).with_spare(spare)
+
+    def with_spare(self, gpus: Iterable[NumberedGpu]) -> "Devices":
+        """The same with those of these spare, each once, that are there and no node has."""
+        had = {gpu.place for gpu in self.gpus if gpu.there}
+        spare = {gpu.place: gpu for gpu in gpus if gpu.there and gpu.place not in had}
+        return replace(self, spare=tuple(spare.values()))
 
     @property
     def mixed(self) -> bool:

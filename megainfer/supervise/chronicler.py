@@ -63,7 +63,7 @@ class Chronicler:
             self.changed = True
 
     def moved(self, node: Node, host: str) -> None:
-        """It is started on this host, since its own stays away."""
+        """It is started on this host, since its own, or its GPU there, stays away."""
         self._hosts[node] = host
         self._say(f"{_name(node)} is started on host {host}")
 

@@ -307,7 +307,11 @@ class Supervisor:
         """Fork who is to be forked, end whom nobody needs, and give up who hangs."""
         if self._started:
             for node, host in self._staffing.move():
-                logger.warning("%s is started on host %s: its own stays away", name_of(*node), host)
+                logger.warning(
+                    "%s is started on host %s: its own stays away, or has no GPU for it",
+                    name_of(*node),
+                    host,
+                )
                 self._front_ends.moved(node, host)
         if self._all_forked:
             for node in self._staffing.missing():

@@ -3,14 +3,17 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megainfer.config import EngineConfig
-from megainfer.errors import ConfigError
+from megainfer.errors import ConfigError, NodeDied
 from megainfer.hosts.doctor import tell_gpus
+from megainfer.hosts.reception import Reception
+from megainfer.hosts.remote import RemoteNodes
 from megainfer.hosts.residences import Removals, Residences
 from megainfer.launch.computing import settle_cuda
 from megainfer.launch.devices import ON_CPU, NumberedGpu
@@ -264,6 +267,119 @@ def test_one_that_is_offered_twice_has_room_for_both_or_takes_one(model: Path) -
         left = host("left", 0, gpus=(0, 0), free_memory=free)
         residences = Residences(plan.places, plan.devices)
         assert moved(plan, residences, (EXPERT, 0), left) == goes
+
+
+# --- hosts that come back with other GPUs ---------------------------------------------------------
+
+
+class FakeReception(Reception):
+    """Of hosts that are there, as the last of each name joined."""
+
+    def __init__(self, *hosts: Host) -> None:
+        self.there, self.patience, self.move_after = [*hosts], 300.0, inf
+
+    def hosts(self) -> list[Host]:
+        return self.there
+
+    def is_there(self, name: str) -> bool:
+        return name in [host.name for host in self.there]
+
+    def check_back(self, name: str) -> None:
+        assert self.is_there(name)
+
+    def stays_away(self, name: str) -> bool:
+        return not self.is_there(name)
+
+
+@pytest.mark.parametrize(
+    ("back", "experts"),
+    [
+        (host("right", 2, 3), [2, 3]),
+        (host("right", 3, 2), [2, 3]),  # counted otherwise: each keeps its own
+        (host("right", 4, 3), [4, 3]),
+        (host("right", 4, 5), [4, 5]),  # by numbers
+        (host("right", 3, 4), [4, 3]),
+        (host("right", 2, 3, gpus=(1, 0)), [2, 3]),
+        (host("right", 2, gpus=(0,)), [2, None]),
+        (host("right", 4, 3, gpus=(1,)), [None, 3]),
+        (host("right", 4, 5, free_memory=GIB), [None, None]),
+        (host("right", 4, 5, split=True), [None, None]),
+        (WITHOUT, [None, None]),
+    ],
+)
+def test_a_host_that_comes_back_has_nodes_on_the_gpus_that_it_offers_then(
+    model: Path, back: Host, experts: list[int | None]
+) -> None:
+    """And what CUDA is told there is what there is: behind what isn't it would see nothing."""
+    back, left = replace(back, name="right"), host("left", 0, 1)
+    wish = {(ATTENTION, 0): "left", (EXPERT, 0): "right", (EXPERT, 1): "right"}
+    plan = plan_of(model, left, host("right", 2, 3), ffn_gpus=2, place=wish)
+    assert plan.places is not None
+    residences = Residences(plan.places, plan.devices)
+    reception = FakeReception(left, host("right", 2, 3))
+    remote = RemoteNodes(plan, reception, residences)
+    assert remote.can_start(EXPERT, 0)
+    assert residences.devices == plan.devices
+    reception.there = [left, back]
+    assert remote.can_start(ATTENTION, 0)
+    uuids = {gpu.uuid for gpu in back.machine.gpus}
+    for node, number in enumerate(experts):
+        gpu = residences.devices.of(EXPERT, node)
+        assert gpu is not None
+        assert remote.can_start(EXPERT, node) == gpu.there == (number is not None)
+        assert number is None or gpu.gpu.uuid == h200(number).uuid
+        beside = residences.devices.beside(gpu)
+        assert {other.gpu.uuid for other in beside} <= uuids
+        assert not any(other.gpu.split for other in beside)
+    assert residences.devices.attention == plan.devices.attention
+    reception.there = [left, host("right", 2, 3)]
+    assert all(remote.can_start(EXPERT, node) for node in range(2))
+
+
+def test_a_node_without_its_gpu_waits_for_a_bounded_time_or_moves(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_of(model, host("left", 0, 1), host("right", 2), place=APART)
+    assert plan.places is not None
+    residences = Residences(plan.places, plan.devices)
+    reception = FakeReception(host("left", 0, 1), replace(WITHOUT, name="right"))
+    remote = RemoteNodes(plan, reception, residences)
+    node, needed = (EXPERT, 0), [(ATTENTION, 0), (EXPERT, 0)]
+    for _ in range(2):
+        assert not remote.can_start(*node)
+        assert list(remote.move([node], needed)) == []
+        remote.check_host(*node)
+    (said,) = caplog.messages
+    assert said == (
+        "host right came back without GPU 0 with room for expert node 0, which waits until an "
+        "agent there offers that GPU"
+    )
+    reception.patience = -1.0
+    with pytest.raises(NodeDied, match=r"host right came back without the GPU of expert node 0"):
+        remote.check_host(*node)
+    reception.move_after = -1.0
+    assert list(remote.move([node], needed)) == [(node, "left")]
+    assert remote.can_start(*node)
+    remote.check_host(*node)
+
+
+def test_spare_gpus_are_told_once_behind_those_of_nodes(model: Path) -> None:
+    """However often a node moves."""
+    left = host("left", 0, 1, 2, 3)
+    left = replace(left, machine=machine_of(*map(h200, (0, 1, 2)), replace(h200(3), split=True)))
+    plan = plan_of(model, left, host("right", 4), place=APART)
+    assert plan.places is not None
+    residences = Residences(plan.places, plan.devices)
+    for _ in range(3):
+        moved(plan, residences, (EXPERT, 0), left)
+    spare = [gpu.place for gpu in residences.devices.spare]
+    assert len(spare) == len({*spare})
+    assert not {*spare} & {gpu.place for gpu in residences.devices.gpus}
+    (own,) = residences.devices.attention[0]
+    (other,) = residences.devices.experts[0]
+    beside = residences.devices.beside(own)
+    assert beside[0].place == other.place
+    assert {gpu.number for gpu in beside} == {1, 2}
 
 
 def test_which_gpu_it_is_does_not_depend_on_what_is_free() -> None:

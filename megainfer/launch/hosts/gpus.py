@@ -99,6 +99,38 @@ def gpu_for(
     return None
 
 
+def offered_anew(plan: Plan, devices: Devices, host: Host) -> Devices:
+    """As it is when this host has joined again, maybe with other GPUs: each of its nodes keeps the
+    one that it has, or gets another that nobody has and that has room, of the same number where
+    that is one. Else its own isn't there. devices: of all nodes before that."""
+    left = [*host.offered]
+    without = []
+    for role, of_nodes in ((Role.ATTENTION, devices.attention), (Role.EXPERT, devices.experts)):
+        for node, (gpu, *_) in enumerate(of_nodes):  # one rank each
+            if gpu.host != host.name:
+                continue
+            own = next((other for other in left if other.place == gpu.place), None)
+            if own is None:
+                own = replace(gpu, there=False)
+                without.append((role, node))
+            else:
+                left.remove(own)
+            devices = devices.moved(role, node, own)
+    for same in (True, False):  # numbers first, for all
+        for role, node in without:
+            own = devices.of(role, node)
+            assert own is not None
+            for other in left if not own.there else []:
+                if same and other.number != own.number:
+                    continue
+                if _has_room(plan, devices, (role, node), other):
+                    left.remove(other)
+                    devices = devices.moved(role, node, other)
+                    break
+    others = [gpu for gpu in devices.spare if gpu.host != host.name]
+    return devices.with_spare([*others, *left])
+
+
 def _has_room(plan: Plan, devices: Devices, node: tuple[Role, int], gpu: NumberedGpu) -> bool:
     """Beside those that are there."""
     if unfitness(gpu):
