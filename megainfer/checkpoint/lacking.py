@@ -11,5 +11,6 @@ def lacking(folder: Path) -> set[str] | None:
     read."""
     index = folder / INDEX
     if index.exists():
-        return {path.name for path in read_index(index).values() if not path.exists()}
+        files = set(read_index(index).values())  # few, of many tensors
+        return {path.name for path in files if not path.exists()}
     return set() if weight_files(folder) else None
