@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from threading import Event, Thread, get_native_id
+from threading import Event, Lock, Thread, get_native_id
 from time import monotonic
 
 from megainfer.checkpoint.reader import WeightReader
@@ -35,7 +35,8 @@ class Mover:
     """Brings experts in for one placement at a time; a new wish takes the place of an older one.
 
     open_reader: of the model's folder, for as long as it reads. asking: who may be asked for the
-    experts of a wish, before its folder is opened; None: nobody.
+    experts of a wish, before its folder is opened; None: nobody. Both are called by the thread that
+    reads, since they look into files.
     """
 
     def __init__(
@@ -73,18 +74,20 @@ class Mover:
         return timeout if self._reading is None else min(timeout, LOOK_SECONDS)
 
     def close(self) -> None:
-        """Read no more, and forget what is being read; waits for the expert at hand."""
+        """Read no more, and forget what is being read; waits for the expert at hand where that is
+        read, and for nobody who is asked."""
         if self._reading is not None:
             self._reading.end()
-            self._reading.join()
+            self._reading.await_left()
         self._reading = self._wish = None
 
     def _begin(self, wish: Prepare) -> None:
         self._wish = None
         self._model.keep_aside(wish.placement)
         if missing := self._model.missing(wish.placement):
-            asking = self._asking(wish)
-            self._reading = _Reading(self._model, self._open_reader, wish.ticket, missing, asking)
+            self._reading = _Reading(
+                self._model, self._open_reader, wish.ticket, missing, lambda: self._asking(wish)
+            )
             self._reading.start()
         else:
             self._said.append(Prepared(wish.ticket))
@@ -111,13 +114,15 @@ class _Reading(Thread):
         open_reader: OpenReader,
         ticket: int,
         places: Sequence[Place],
-        asking: Asking | None,
+        asking: Callable[[], Asking | None],
     ) -> None:
         super().__init__(name="moving experts", daemon=True)
         self._model = model
         self._open_reader = open_reader
-        self._places, self._asking = places, asking
+        self._places, self._find_asking = places, asking
+        self._asking: Asking | None = None
         self._ended = Event()
+        self._at_files = Lock()
         self.ticket = ticket
         self.read: deque[tuple[Place, object]] = deque()
         self.error: str | None = "the thread that reads experts has died"
@@ -125,22 +130,39 @@ class _Reading(Thread):
     def end(self) -> None:
         """It ends within the time of one expert."""
         self._ended.set()
+        if (asking := self._asking) is not None:
+            asking.end()
+
+    def await_left(self) -> None:
+        """Having been told to end, it touches neither the model nor its files any more. It may
+        still be waiting for who doesn't answer, by a connection that it has to itself."""
+        with self._at_files:
+            pass
 
     def run(self) -> None:
         if sys.platform == "linux":  # where a priority is a thread's
             os.setpriority(os.PRIO_PROCESS, get_native_id(), LEAST_PRIORITY)
         try:
-            places = self._places if self._asking is None else self._asked(self._asking)
-            if places:
-                with self._open_reader() as reader:
-                    self._read_all(reader, places)
+            places = self._given()
+            with self._at_files:
+                if places and not self._ended.is_set():
+                    with self._open_reader() as reader:
+                        self._read_all(reader, places)
         except (MegaInferError, OSError) as error:
             self.error = str(error)
         else:
             self.error = None
 
-    def _asked(self, asking: Asking) -> list[Place]:
+    def _given(self) -> Sequence[Place]:
         """Of all places, those that nobody gives."""
+        with self._at_files:
+            if self._ended.is_set():
+                return []
+            self._asking = asking = self._find_asking()
+        if asking is None:
+            return self._places
+        if self._ended.is_set():  # before there was anybody to tell
+            asking.end()
         lacking = []
         with closing(asking):
             for place in self._places:
@@ -151,7 +173,7 @@ class _Reading(Thread):
                 else:
                     self.read.append((place, prepared))
                 if self._rest(started):
-                    return []
+                    break
         return lacking
 
     def _read_all(self, reader: WeightReader, places: Sequence[Place]) -> None:

@@ -5,13 +5,15 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from megainfer.checkpoint.headers import INDEX
+from megainfer.checkpoint.lacking import lacking
 from megainfer.checkpoint.reader import WeightReader
 from megainfer.compute.backend import Backend
 from megainfer.compute.selection import Precision, open_backend
@@ -21,6 +23,8 @@ from megainfer.expert_node.handover import giving
 from megainfer.expert_node.handover.asking import Asking
 from megainfer.expert_node.handover.giving import Giver
 from megainfer.expert_node.handover.terms import ANSWER_SECONDS, HandoverTerms
+from megainfer.expert_node.moving import Mover
+from megainfer.messages.to_child import Prepare
 from megainfer.messages.weights import GivingNode
 from megainfer.models.registry import load_spec
 from megainfer.models.spec import ModelSpec
@@ -29,7 +33,7 @@ from tests.support.checkpoints import write_checkpoint
 
 KEY, HOST = b"k" * 32, "127.0.0.1"
 TERMS = HandoverTerms(KEY, HOST, 0)
-NODES = 2
+NODES, SECONDS = 2, 30.0
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +68,17 @@ def model_of(spec: ModelSpec, folder: Path, node: int, own: Backend) -> ExpertMo
 
 
 def giver_of(opened: ExitStack, node: int, model: Any, terms: HandoverTerms = TERMS) -> GivingNode:
+    return address_of(opened_giver(opened, node, model, terms))
+
+
+def opened_giver(opened: ExitStack, node: int, model: Any, terms: HandoverTerms = TERMS) -> Giver:
     giver = Giver(node, model, terms)
     opened.callback(giver.close)
-    return GivingNode(node, *giver.address)
+    return giver
+
+
+def address_of(giver: Giver) -> GivingNode:
+    return GivingNode(giver._node, *giver.address)
 
 
 def all_of(model: ExpertModel) -> dict[tuple[int, int], Tensor | None]:
@@ -184,6 +196,7 @@ def test_the_next_one_is_asked_where_one_fails_in_the_middle(
     new = ExpertModel(spec, None, whole(spec), 0, backend())
     with caplog.at_level(logging.INFO), closing(Asking([bad, good], TERMS)) as asking:
         assert new.bring(asking.prepared) == []
+        assert [*asking._pairs] == [good], "who failed is parted with at once"
         asking.close()
     (said,) = [text for text in caplog.messages if "gives no experts" in text]
     assert said.startswith("expert node 0 gives no experts: ")
@@ -223,3 +236,217 @@ def test_nobody_is_given_what_is_not_there(spec: ModelSpec, folder: Path) -> Non
     assert model.lend(spec.first_moe_layer, away) is None
     assert model.lend(10_000, 0) is None
     assert model.lend(spec.first_moe_layer, 2**32 - 1) is None
+
+
+# --- who has a lot to do, or nothing --------------------------------------------------------------
+
+
+def first_place(model: ExpertModel) -> tuple[int, int]:
+    layer, slots = next(iter(model.held.items()))
+    return layer, slots[0]
+
+
+def asks(asking: Asking, model: ExpertModel) -> object | None:
+    """For the first expert."""
+    place = first_place(model)
+    return asking.prepared(model.layer(place[0]), place)
+
+
+def test_many_ask_one_node_and_keep_their_connections(
+    spec: ModelSpec, folder: Path, opened: ExitStack
+) -> None:
+    model = model_of(spec, folder, 0, backend())
+    giver = giver_of(opened, 0, model)
+    every = [opened.enter_context(closing(Asking([giver], TERMS))) for _ in range(12)]
+    assert all(asks(asking, model) is not None for asking in every)
+
+
+class Room:
+    """In place of a giver's: free when this says so."""
+
+    def __init__(self, *free: bool) -> None:
+        self.left = [*free]
+
+    def acquire(self, timeout: float) -> bool:
+        return self.left.pop(0)
+
+    def release(self) -> None: ...
+
+
+def test_who_is_busy_is_asked_again(
+    spec: ModelSpec, folder: Path, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For this expert, unless another node has it; and for the next one in any case."""
+    model = model_of(spec, folder, 0, backend())
+    first, second = (opened_giver(opened, node, model) for node in range(2))
+    room = Room(False, False, True, False, False, True)
+    monkeypatch.setattr(first, "_room", room)
+    monkeypatch.setattr(asking_module, "PAUSE_SECONDS", 0.01)
+    asking = opened.enter_context(closing(Asking([address_of(first)], TERMS)))
+    assert asks(asking, model) is not None
+    assert room.left == [False, False, True]
+    both = [address_of(first), address_of(second)]
+    other = opened.enter_context(closing(Asking(both, TERMS)))
+    assert asks(other, model) is not None
+    assert other._given == {1: 1}
+    assert room.left == [False, True]
+    monkeypatch.setattr(asking_module, "BUSY_SECONDS", -1.0)
+    assert asks(asking, model) is None
+    assert asks(asking, model) is not None
+
+
+def test_who_finds_no_place_comes_again(
+    spec: ModelSpec, folder: Path, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(giving, "MOST_ASKING", 1)
+    model = model_of(spec, folder, 0, backend())
+    giver = giver_of(opened, 0, model)
+    first, second = (opened.enter_context(closing(Asking([giver], TERMS))) for _ in range(2))
+    assert asks(first, model) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(asking_module, "BUSY_SECONDS", -1.0)
+        assert asks(second, model) is None
+    first.close()
+    assert asks(second, model) is not None
+
+
+def test_who_was_not_asked_for_long_is_met_anew(
+    spec: ModelSpec, folder: Path, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(spec, folder, 0, backend())
+    giver = giver_of(opened, 0, model)
+    asking = opened.enter_context(closing(Asking([giver], TERMS)))
+    assert asks(asking, model) is not None
+    before = asking._pairs[giver].connection
+    assert asks(asking, model) is not None
+    assert asking._pairs[giver].connection is before
+    monkeypatch.setattr(asking_module, "IDLE_SECONDS", -1.0)
+    assert asks(asking, model) is not None
+    assert asking._pairs[giver].connection is not before
+    assert before.fileno() == -1
+
+
+# --- ends -----------------------------------------------------------------------------------------
+
+
+def hanging(opened: ExitStack, model: ExpertModel, good: int = 0) -> tuple[GivingNode, Event]:
+    """A node that gives so many, and never answers then; and what says that it is asked."""
+    asked, over = Event(), Event()
+
+    def hang(stored: Tensor) -> Tensor:
+        asked.set()
+        over.wait()
+        return stored
+
+    giver = giver_of(opened, 0, Faulty(model, good, hang))
+    opened.callback(over.set)
+    return giver, asked
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for an answer, waits for longer than a test does."""
+    monkeypatch.setattr(asking_module, "ANSWER_SECONDS", 3600.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_end_waits_for_nobody_who_hangs(
+    spec: ModelSpec, folder: Path, opened: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_of(spec, folder, 0, backend())
+    giver, asked = hanging(opened, model)
+    found: list[object] = []
+    asking = Asking([giver, giver_of(opened, 1, model)], TERMS)
+    thread = Thread(target=lambda: found.append(asks(asking, model)), daemon=True)
+    thread.start()
+    assert asked.wait(SECONDS)
+    asking.end()
+    thread.join(SECONDS)
+    assert found == [None], "nor is the next one asked"
+    assert "gives no experts" not in caplog.text
+    assert asks(asking, model) is None
+    assert not asking._pairs
+    asking.close()
+
+
+@pytest.mark.usefixtures("patient")
+def test_experts_that_move_end_where_somebody_hangs(
+    spec: ModelSpec, folder: Path, opened: ExitStack
+) -> None:
+    model = new_of(spec, folder)
+    giver, asked = hanging(opened, model, good=1)
+    new = model_of(spec, folder, 0, backend())
+    files = Event()
+
+    def no_reader() -> WeightReader:
+        files.set()
+        raise AssertionError("it was to end")
+
+    mover = Mover(new, no_reader, lambda wish: Asking([giver], TERMS))
+    mover.prepare(Prepare(1, whole(spec)))
+    reading = mover._reading
+    assert reading is not None
+    assert asked.wait(SECONDS)
+    closer = Thread(target=mover.close, daemon=True)
+    closer.start()
+    closer.join(SECONDS)
+    assert not closer.is_alive()
+    reading.join(SECONDS)
+    assert not reading.is_alive()
+    assert not files.is_set()
+
+
+def test_who_can_not_be_asked_for_want_of_an_index_is_said(
+    spec: ModelSpec, folder: Path, tmp_path: Path
+) -> None:
+    """By the thread that reads: the node goes on."""
+    (tmp_path / INDEX).write_text("{")
+    new = model_of(spec, folder, 0, backend())
+    wish = Prepare(1, whole(spec))
+
+    def asking(asked_for: Prepare) -> Asking | None:
+        assert current_thread() is not main_thread()
+        lacking(tmp_path)
+        return None
+
+    mover = Mover(new, lambda: WeightReader(folder), asking)
+    mover.prepare(wish)
+    assert mover._reading is not None
+    mover._reading.join(SECONDS)
+    (said,) = mover.news()
+    assert INDEX in str(said.error)
+
+
+def test_who_gives_no_more_ends_connections(
+    spec: ModelSpec, folder: Path, opened: ExitStack
+) -> None:
+    model = model_of(spec, folder, 0, backend())
+    giver = opened_giver(opened, 0, model)
+    asking = opened.enter_context(closing(Asking([address_of(giver)], TERMS)))
+    assert asks(asking, model) is not None
+    giver.close()
+    connection = asking._pairs[address_of(giver)].connection
+    connection.settimeout(SECONDS)
+    assert connection.recv(1) == b""
+
+
+def test_who_gets_no_thread_is_sent_away(
+    spec: ModelSpec,
+    folder: Path,
+    opened: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class NoThread:
+        def __init__(self, **_: Any) -> None: ...
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    model = model_of(spec, folder, 0, backend())
+    giver = opened_giver(opened, 0, model)
+    monkeypatch.setattr(giving, "Thread", NoThread)
+    asking = opened.enter_context(closing(Asking([address_of(giver)], TERMS)))
+    assert asks(asking, model) is None
+    assert "gives no experts" in caplog.text
+    assert not giver._asking

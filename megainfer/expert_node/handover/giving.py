@@ -2,13 +2,16 @@
 
 import logging
 import socket
-from contextlib import ExitStack
-from threading import Event, Semaphore, Thread
+from contextlib import ExitStack, suppress
+from threading import Event, Lock, Semaphore, Thread
 
 from megainfer.errors import MegaInferError, NodeDied, ProtocolError
 from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.handover.terms import (
     ANSWER_SECONDS,
+    BUSY,
+    GIVEN_AT_ONCE,
+    IDLE_SECONDS,
     PURPOSE,
     WHICH,
     HandoverTerms,
@@ -25,10 +28,10 @@ from megainfer.m2n.host.meeting import HANDSHAKE_SECONDS, Doorman
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 120.0
-"""Between two experts; who asks rests meanwhile, or prepares what it has."""
-MOST_ASKING = 8
-"""At once. Each has a thread, and an expert's bytes."""
+MOST_ASKING = 64
+"""Connected at once, each with a thread; most of them wait, or prepare what they have."""
+ROOM_SECONDS = ANSWER_SECONDS / 2
+"""How long an expert waits for others to be given, before whoever asks is told to come again."""
 
 
 class Giver:
@@ -37,7 +40,9 @@ class Giver:
     def __init__(self, node: int, model: ExpertModel, terms: HandoverTerms) -> None:
         self._node, self._model, self._terms = node, model, terms
         self._groups: Groups = groups_for("gloo", terms.host, None)
-        self._room = Semaphore(MOST_ASKING)
+        self._room = Semaphore(GIVEN_AT_ONCE)
+        self._asking: set[socket.socket] = set()
+        self._letting_in = Lock()
         self._closed = Event()
         listener = TcpListener.create(terms.host)
         self.address: Address = listener.address
@@ -47,6 +52,10 @@ class Giver:
         """Give no more: whoever asks finds its connection ended."""
         self._closed.set()
         self._doorman.close()
+        with self._letting_in:
+            for connection in self._asking:
+                with suppress(OSError):  # the other end may have gone
+                    connection.shutdown(socket.SHUT_RDWR)
         self._groups.close()
 
     def _let_in(self, connection: socket.socket, deadline: float) -> None:
@@ -57,13 +66,34 @@ class Giver:
             undo.callback(secured.close)
             channel = within(secured, HANDSHAKE_SECONDS, "a node that asks for experts")
             demand_proof(channel, self._terms.key, PURPOSE)
-            if not self._room.acquire(blocking=False):
-                channel.refuse(f"{MOST_ASKING} nodes ask for experts already")
-            undo.callback(self._room.release)
-            kept = undo.pop_all()
+            if not self._has_place(secured):
+                channel.receive_body(Frame.EXPERTS)
+                channel.send(Frame.EXPERTS, BUSY)
+                return
+            undo.callback(self._gone, secured)
+            self._start_giving(secured, undo.pop_all())
+
+    def _start_giving(self, connection: socket.socket, undo: ExitStack) -> None:
+        """undo: ends it. Raises NodeDied where the machine has no thread left."""
+        try:
             Thread(
-                target=self._give, args=(secured, kept), name="giving experts", daemon=True
+                target=self._give, args=(connection, undo), name="giving experts", daemon=True
             ).start()
+        except RuntimeError as error:
+            undo.close()
+            raise NodeDied(f"a node that asks for experts gets no thread: {error}") from error
+
+    def _has_place(self, connection: socket.socket) -> bool:
+        """For one more, which has it then."""
+        with self._letting_in:
+            has = len(self._asking) < MOST_ASKING and not self._closed.is_set()
+            if has:
+                self._asking.add(connection)
+            return has
+
+    def _gone(self, connection: socket.socket) -> None:
+        with self._letting_in:
+            self._asking.discard(connection)
 
     def _give(self, connection: socket.socket, undo: ExitStack) -> None:
         with undo:
@@ -94,9 +124,15 @@ class Giver:
         if len(which) != WHICH.size:
             raise ProtocolError(f"{channel.peer} named an expert in {len(which)} bytes")
         layer, expert = WHICH.unpack(which)
-        stored = self._model.lend(layer, expert)
-        if stored is None:
-            channel.send(Frame.GIVEN, b"")
+        if not self._room.acquire(timeout=ROOM_SECONDS):
+            channel.send(Frame.GIVEN, BUSY)
             return
-        channel.send(Frame.GIVEN, digest_of(stored))
-        out.await_sent(out.send(stored), ANSWER_SECONDS)
+        try:
+            stored = self._model.lend(layer, expert)
+            if stored is None:
+                channel.send(Frame.GIVEN, b"")
+                return
+            channel.send(Frame.GIVEN, digest_of(stored))
+            out.await_sent(out.send(stored), ANSWER_SECONDS)
+        finally:
+            self._room.release()

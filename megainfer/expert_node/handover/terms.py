@@ -33,6 +33,12 @@ PURPOSE = b"megainfer experts 1 "
 """Of proofs: none that is made here is one on M2N."""
 ANSWER_SECONDS = 10.0
 """For each expert, and for its payload."""
+IDLE_SECONDS = 120.0
+"""Between two experts, after which the connection is ended by who gives; who asks has parted with
+it by then."""
+GIVEN_AT_ONCE = 2
+"""By one node; for each it holds a copy."""
+BUSY = b"busy"
 DIGEST_BYTES = 32
 WHICH = struct.Struct("<II")
 """Layer, and the global id of one of its experts."""
