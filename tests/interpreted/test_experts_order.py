@@ -80,3 +80,19 @@ def test_what_was_prepared_elsewhere_is_waited_for(device, monkeypatch):
     node.layer.put(0, prepared)
     with pytest.raises(Race):
         node.forward()
+
+
+def test_what_others_are_given_waits_for_what_filled_it_and_for_no_batch(device, monkeypatch):
+    node = Node(device)
+    node.replace(0, 1)
+    node.forward()
+    computing, copying = device.streams[0], node.layer._pool.copying
+    before = len(computing.queue)
+    given = node.layer.copied(0)
+    assert (len(computing.queue), len(copying.queue)) == (before, 1)
+    device.synchronize()
+    assert given.numpy().tobytes() == node.layer.memory[0].numpy().tobytes()
+    node.replace(1, 0)
+    monkeypatch.setattr(FakeEvent, "wait", lambda event: None)
+    with pytest.raises(Race):
+        node.layer.copied(1)

@@ -51,6 +51,9 @@ class ExpertPool:
         self.format = format_of(weight_format)
         self.layout = ExpertLayout.of(shape, self.format)
         self._free: list[PreparedExpert] = []
+        self.copying = (
+            device.stream()
+        )  # what is given to others waits for no kernel, nor they for it
 
     def reserve(self, experts: int) -> None:
         """Have memory for so many more, in one piece."""
@@ -106,11 +109,13 @@ class GpuLayerExperts:
         return self._pool.layout.bytes
 
     def copied(self, local_id: int) -> Tensor:
-        """See `experts.LayerExperts.copied`; waits for the device."""
+        """See `experts.LayerExperts.copied`; waits for the copy, on a stream of its own, and for
+        none of what computes."""
         held = self._held[local_id]
         assert held is not None, f"slot {local_id} is empty"
-        held.ready.wait()
-        return held.memory.to("cpu", copy=True)
+        with self._device.on(self._pool.copying):
+            held.ready.wait()
+            return held.memory.to("cpu", copy=True)
 
     def adopt(self, copied: Tensor) -> PreparedExpert:
         """See `experts.LayerExperts.adopt`: by the calling thread's current stream."""
