@@ -22,6 +22,8 @@ from megainfer.topology import WHOLE, Shard
 MIB = 2**20
 NODE_BYTES, SUPERVISOR_BYTES, API_SERVER_BYTES = 200 * MIB, 250 * MIB, 150 * MIB
 """What processes take of their own before there is a model or a request: torch, most of it."""
+GIVEN_AT_ONCE = 2
+"""Experts that an expert node gives others at a time; for each it holds a copy."""
 GPU_NODE_BYTES = 2**30
 """The same of a node that computes on a GPU: CUDA's libraries, and pinned staging."""
 CUDA_BYTES = 512 * MIB
@@ -164,6 +166,13 @@ def expert_node(
             *((("experts on the move", moving * layer),) if moving else ()),
         )
     )
+
+
+def handed_over(spec: ModelSpec, precision: Precision, *, on_gpu: bool) -> Ledger:
+    """What an expert node takes of its host's memory, wherever it computes, to give others experts
+    and to be given one itself."""
+    copies = GIVEN_AT_ONCE + 1
+    return Ledger((("experts handed over", copies * expert_bytes(spec, precision, on_gpu=on_gpu)),))
 
 
 def gpu_process(workspace: int, slots: int) -> Ledger:

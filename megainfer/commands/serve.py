@@ -223,7 +223,8 @@ def _gather(reception: Reception, launching: Launching, console: Console) -> Sit
 
     agents, seconds = launching.agents, launching.hosts.agents_timeout
     told(f"waiting for {agents} agents at {reception.address}, {seconds:g} s at most")
-    return Site(reception.gather(agents, seconds, told), launching.hosts.places())
+    hosts = reception.gather(agents, seconds, told)
+    return Site(hosts, launching.hosts.places(), reception.load_from_peer)
 
 
 def _wrapped(line: str, width: int) -> str:

@@ -20,12 +20,14 @@ from megainfer.launch.hosts.spread import (
     _beside_caches,
     make_spread_plan,
     need_of_parts,
+    needs_of,
     whole,
 )
 from megainfer.launch.machine import Machine
 from megainfer.launch.plan import SHARED_BY_RANKS, Plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
 from megainfer.launch.plan_text import describe
+from megainfer.memory import expert_bytes
 from megainfer.messages.message import Role
 from tests.support.checkpoints import write_config
 
@@ -202,3 +204,24 @@ def test_caches_fit_the_host_with_least_room(tmp_path: Path) -> None:
 def test_what_hosts_do_not_have_is_refused(tmp_path: Path, wish: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         plan_of(tmp_path, Site((host("left"),), {}), **wish)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_experts_that_nodes_hand_over_take_memory_of_their_hosts(
+    tmp_path: Path, dtype: str
+) -> None:
+    """Two that a node gives at a time, and one that it is given; ranks hand over none."""
+    wish: dict[str, Any] = {"expert_dtype": dtype, "ffn_gpus": 2}
+    place = {(ATTENTION, 0): "left", (EXPERT, 0): "right", (EXPERT, 1): "right"}
+    hosts = host("left"), host("right")
+    without = plan_of(tmp_path, Site(hosts, place), **wish)
+    plan = plan_of(tmp_path, Site(hosts, place, hands_over=True), **wish)
+    each = expert_bytes(plan.spec, plan.precision, on_gpu=False)
+    for nodes in ([(EXPERT, 0)], [(EXPERT, 0), (EXPERT, 1)]):
+        more = needs_of(plan, nodes) - needs_of(without, nodes)
+        assert more == 3 * each * len(nodes)
+    assert needs_of(plan, [(ATTENTION, 0)]) == needs_of(without, [(ATTENTION, 0)])
+    assert decode_plan(encode_plan(plan)) == plan
+    ranks = plan_of(tmp_path, Site(hosts, place, hands_over=True), **wish, ffn_tp=2)
+    assert ranks.places is not None
+    assert not ranks.places.hands_over

@@ -10,7 +10,6 @@ from megainfer.expert_node.experts import ExpertModel
 from megainfer.expert_node.handover.terms import (
     ANSWER_SECONDS,
     BUSY,
-    GIVEN_AT_ONCE,
     IDLE_SECONDS,
     PURPOSE,
     WHICH,
@@ -25,6 +24,7 @@ from megainfer.m2n.dist.pair_store import PairStore
 from megainfer.m2n.dist.proof import demand_proof
 from megainfer.m2n.host.handshake import Frame
 from megainfer.m2n.host.meeting import HANDSHAKE_SECONDS, Doorman
+from megainfer.memory import GIVEN_AT_ONCE
 
 log = logging.getLogger(__name__)
 

@@ -36,8 +36,6 @@ ANSWER_SECONDS = 10.0
 IDLE_SECONDS = 120.0
 """Between two experts, after which the connection is ended by who gives; who asks has parted with
 it by then."""
-GIVEN_AT_ONCE = 2
-"""By one node; for each it holds a copy."""
 BUSY = b"busy"
 DIGEST_BYTES = 32
 WHICH = struct.Struct("<II")

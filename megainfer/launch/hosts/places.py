@@ -86,12 +86,14 @@ class Elsewhere:
 @dataclass(frozen=True, slots=True)
 class Places:
     """By a node's index, the name of its host. hosts: all, in the order in which they joined.
-    elsewhere: which ranks aren't on their node's."""
+    elsewhere: which ranks aren't on their node's. hands_over: whether expert nodes give each other
+    experts."""
 
     attention: tuple[str, ...]
     experts: tuple[str, ...]
     hosts: tuple[str, ...]
     elsewhere: tuple[Elsewhere, ...] = ()
+    hands_over: bool = False
 
     def of(self, role: Role, node: int) -> str:
         """Where its first rank is. One that joins later has the host of the node that its number

@@ -19,6 +19,7 @@ from megainfer.memory import (
     Overhead,
     attention_node,
     expert_node,
+    handed_over,
     kv_block_bytes,
 )
 from megainfer.messages.message import Role
@@ -36,10 +37,12 @@ _DEFAULT_ADDRESS = EngineConfig().m2n_host
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Several hosts. wishes: where the user wants a node, or a rank of one, to be."""
+    """Several hosts. wishes: where the user wants a node, or a rank of one, to be. hands_over:
+    whether expert nodes may have experts of each other."""
 
     hosts: tuple[Host, ...]
     wishes: Wishes
+    hands_over: bool = False
 
 
 def make_spread_plan(config: EngineConfig, folder: Path, site: Site) -> Plan:
@@ -51,6 +54,7 @@ def make_spread_plan(config: EngineConfig, folder: Path, site: Site) -> Plan:
     places = place_nodes(
         *(config.attn_gpus, config.ffn_gpus, site.hosts, site.wishes, ranks, on_gpus)
     )
+    places = replace(places, hands_over=site.hands_over and config.ffn_tp == 1)
     devices = choose_on_hosts(config, places, site.hosts, on_gpus)
     together = _together([host.machine for host in site.hosts])
     plan = make_plan(config, folder, together, sites=(places, devices))
@@ -216,7 +220,8 @@ def _processes(parts: Sequence[Part]) -> int:
 
 def _beside_caches(plan: Plan, parts: Sequence[Part]) -> Ledger:
     """What these take of their hosts' memory: weights, unless a GPU has them, M2N's slots, whose
-    payloads are in GPUs' memory where all nodes are on GPUs, and what ranks tell each other."""
+    payloads are in GPUs' memory where all nodes are on GPUs, what ranks tell each other, and what
+    nodes hand over."""
     m = plan.most_micro_batches
     geometry, moving = plan.geometry(m), experts_on_the_move(plan.config)
     total = Ledger()
@@ -229,8 +234,11 @@ def _beside_caches(plan: Plan, parts: Sequence[Part]) -> Ledger:
             slots_held = plan.placement.num_slots(part.node)
             weights = expert_node(plan.spec, plan.precision, slots_held, moving)
             slots = geometry.expert_region_bytes
-        if _is_on_gpu(plan, part):
+        on_gpu = _is_on_gpu(plan, part)
+        if on_gpu:
             weights = Ledger()
+        if part.role is Role.EXPERT and plan.places is not None and plan.places.hands_over:
+            total += handed_over(plan.spec, plan.precision, on_gpu=on_gpu)
         total += weights.share(len(part.ranks), plan.ranks(part.role))
         # Those of the first rank's host share it; of another each has its own.
         total += plan.shared_by_ranks(part.role) * (1 if part.leads else len(part.ranks))
