@@ -104,8 +104,9 @@ class ExpertModel:
 
     def load(self, reader: WeightReader, lacking: Sequence[Place]) -> None:
         """Fill the slots of these experts, which are empty."""
+        wanted = frozenset(lacking)
         slots = {
-            layer: [e if (layer, e) in lacking else EMPTY for e in held]
+            layer: [e if (layer, e) in wanted else EMPTY for e in held]
             for layer, held in self.held.items()
         }
         self._load(self._layers, reader, slots)
