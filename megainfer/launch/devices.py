@@ -76,8 +76,9 @@ class Devices:
         more."""
         own = [*(self.attention if role is Role.ATTENTION else self.experts)]
         spare, own[node] = (*self.spare, *own[node], *more), (gpu,)
-        nodes = {"attention" if role is Role.ATTENTION else "experts": tuple(own)}
-        return replace(self, **nodes).with_spare(spare)
+        if role is Role.ATTENTION:
+            return replace(self, attention=tuple(own)).with_spare(spare)
+        return replace(self, experts=tuple(own)).with_spare(spare)
 
     def with_spare(self, gpus: Iterable[NumberedGpu]) -> "Devices":
         """The same with those of these spare, each once, that are there and no node has."""

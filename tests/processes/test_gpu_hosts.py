@@ -7,7 +7,7 @@ tests/support/gpu_hosts.py.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.processes.launched import await_output
 from tests.support.agents import AgentProcess, free_port, wait_until_ready, write_token
 from tests.support.chaos.instance import write_model
 from tests.support.served import Served, answer, serving, stream
@@ -27,14 +28,18 @@ OPTIONS = (
 )
 PLACES = ("attention.0=left", "expert.0=left", "expert.1=right")
 GPUS = {"left": ("0", "4"), "right": ("4", "1")}
+OTHERS = ("10", "4")
 OFFERED = "1,3,0"
 """Of left's, in this order: the last is nobody's at first."""
 
 
 @dataclass
 class Site:
+    """join: an agent of this name, whose host has these GPUs, with these options."""
+
     served: Served
     agents: dict[str, AgentProcess]
+    join: Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +62,21 @@ def hosts_serving(model: Path, folder: Path, *options: str) -> Iterator[Site]:
     where = ("--agents", "2", "--listen-agents", "{}:{}".format(*address))
     places = [word for place in PLACES for word in ("--place", place)]
     with ExitStack() as stack:
-        agents = {}
-        for number, (name, gpus) in enumerate(GPUS.items()):
-            own = ["--name", name, "--host", f"127.0.0.{number + 2}"]
-            if name == "left":
-                own += ["--gpus", OFFERED]
+        agents: dict[str, AgentProcess] = {}
+
+        def join(name: str, gpus: Sequence[str], *more: str) -> None:
+            own = ("--name", name, "--host", f"127.0.0.{[*GPUS].index(name) + 2}", *more)
             program = ("tests.support.gpu_hosts", *gpus)
             agents[name] = AgentProcess.joining(address, token, *own, program=program)
             stack.callback(agents[name].kill)
+
+        join("left", GPUS["left"], "--gpus", OFFERED)
+        join("right", GPUS["right"])
         wish = [str(model), *OPTIONS, *places, *where, "--token-file", str(token), *options]
         served = Served(wish, wait=False)
         stack.callback(served.kill)
         wait_until_ready(served, [*agents.values()])
-        yield Site(served, agents)
+        yield Site(served, agents, join)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +123,24 @@ def test_a_node_of_a_lost_host_is_moved_to_a_gpu_that_is_free(
     assert told == expected[LONG]
     assert {"expert-0", "expert-1"} < set(site.agents["left"].nodes())
     assert "attention node 0 meets expert node 1 over ipc" in site.served.output
+
+
+def test_a_host_that_comes_back_with_other_gpus_has_its_nodes_on_those(
+    site: Site, expected: dict[int, list[int]]
+) -> None:
+    """The last host, with all nodes; as long as it offers too few, those without wait."""
+    events = stream(site.served, PROMPTS[0], LONG, temperature=0, return_token_ids=True)
+    told = tokens_of(next(events))
+    site.agents["left"].kill()
+    site.join("left", OTHERS, "--gpus", "1")
+    for number, node in ((3, 0), (0, 1)):
+        said = f"host left came back without GPU {number} with room for expert node {node}"
+        await_output(site.served, lambda output, said=said: said in output)
+    site.agents["left"].kill()
+    site.join("left", OTHERS, "--gpus", OFFERED)
+    for event in events:
+        told += tokens_of(event)
+    assert told == expected[LONG]
 
 
 @pytest.mark.slow
