@@ -304,6 +304,7 @@ class FakeReception(Reception):
         (host("right", 4, 3, gpus=(1,)), [None, 3]),
         (host("right", 4, 5, free_memory=GIB), [None, None]),
         (host("right", 4, 5, split=True), [None, None]),
+        (host("right", 2, 3, split=True), [None, None]),  # since then
         (WITHOUT, [None, None]),
     ],
 )

@@ -103,7 +103,7 @@ def offered_anew(plan: Plan, devices: Devices, host: Host) -> Devices:
     """As it is when this host has joined again, maybe with other GPUs: each of its nodes keeps the
     one that it has, or gets another that nobody has and that has room, of the same number where
     that is one. Else its own isn't there. devices: of all nodes before that."""
-    left = [*host.offered]
+    left = [gpu for gpu in host.offered if not unfitness(gpu)]
     without = []
     for role, of_nodes in ((Role.ATTENTION, devices.attention), (Role.EXPERT, devices.experts)):
         for node, (gpu, *_) in enumerate(of_nodes):  # one rank each
