@@ -16,7 +16,6 @@ from megainfer.m2n.geometry import Geometry
 from megainfer.m2n.slotted.payloads import StridedPayloads
 from megainfer.m2n.slotted.views import PayloadViews
 
-
 _TAGS = 32
 """Of a micro-batch: more than there are buckets."""
 

@@ -154,7 +154,7 @@ class Channel:
 def plain_words(error: BaseException) -> str:
     """Without torch's stack behind it, gloo's file before it and its advice after it.
 
-    >>> plain_words(RuntimeError("[/gloo/pair.cc:53] Read error [::1]:49. This is typically caused"))
+    >>> plain_words(RuntimeError("[/gloo/pair.cc:5] Read error [::1]:49. This is typically caused"))
     'Read error [::1]:49'
     """
     line = str(error).partition("\n")[0].partition(". This is typically caused")[0]

@@ -1,14 +1,14 @@
 """How two nodes that a network joins become a pair: proof, HELLO, and the pair's groups.
 
-    attention node                               expert node
-        PROOF, see `proof`   <->   CHALLENGE, PROOF
-        HELLO                -->   version, role, each field of the geometry, index
-        the same             <--   HELLO
-        GROUPS               -->   the same kind of groups
-        the same             <--   GROUPS
-        STORE, several       <->   STORE, several: torch makes the groups, see `pair_store`
-        a byte over each group, so that their connections are there
-        connected            <--   WELCOME, once the expert node knows it
+attention node                               expert node
+    PROOF, see `proof`   <->   CHALLENGE, PROOF
+    HELLO                -->   version, role, each field of the geometry, index
+    the same             <--   HELLO
+    GROUPS               -->   the same kind of groups
+    the same             <--   GROUPS
+    STORE, several       <->   STORE, several: torch makes the groups, see `pair_store`
+    a byte over each group, so that their connections are there
+    connected            <--   WELCOME, once the expert node knows it
 """
 
 import contextlib

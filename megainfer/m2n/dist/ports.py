@@ -75,7 +75,9 @@ class DistAttentionPort(SlotAttentionPort):
 
     def visit_at(self, address: Address, expert: tuple[int, int], deadline: float) -> None:
         """The same, of whichever host."""
-        connection = self._site.terms.secured(dial_tcp(address, f"expert node {expert[0]}", deadline), calls=True)
+        connection = self._site.terms.secured(
+            dial_tcp(address, f"expert node {expert[0]}", deadline), calls=True
+        )
         with _closed_unless_paired(connection):
             pair = greet(connection, self._site.terms, expert, deadline)
         link = self._site.link(pair)
@@ -90,7 +92,8 @@ class DistExpertPort(SlotExpertPort):
     """An expert node's port to attention nodes that a network leads here.
 
     It listens at `address`, for as long as it lives; whoever is on this host finds it by a sign,
-    unless there is to be none. Raises ConfigError as `site.Site`, and when it can't listen or somebody else has its place.
+    unless there is to be none. Raises ConfigError as `site.Site`, and when it can't listen or
+    somebody else has its place.
     """
 
     def __init__(

@@ -5,9 +5,9 @@
     PROOF  nonce, HMAC       -->                 compares
     compares                 <--   PROOF         HMAC
 
-Each HMAC (SHA-256, RFC 2104) is over what the connection is for, its side's name and both nonces, so
-that none can be sent back to whoever made it, or used again, or elsewhere. Nothing else is said to
-somebody who has not proved itself. On M2N attention nodes connect, and expert nodes listen.
+Each HMAC (SHA-256, RFC 2104) is over what the connection is for, its side's name and both nonces,
+so that none can be sent back to whoever made it, or used again, or elsewhere. Nothing else is said
+to somebody who has not proved itself. On M2N attention nodes connect, and expert nodes listen.
 """
 
 import hmac

@@ -11,7 +11,7 @@ from megainfer.device import Device
 from megainfer.m2n.dist.buffers import Buffer, ReceivedBuffers, SentBuffers
 from megainfer.m2n.dist.groups import groups_for
 from megainfer.m2n.dist.handshake import Pair, Terms
-from megainfer.m2n.dist.inbox import ArrivedInbox, Arrivals
+from megainfer.m2n.dist.inbox import Arrivals, ArrivedInbox
 from megainfer.m2n.dist.link import PULSE_SECONDS, Link, LinkBuffers, LinkNewcomer
 from megainfer.m2n.dist.proof import checked_key
 from megainfer.m2n.dist.slots import STRIDE, OwnSlots

@@ -1,7 +1,7 @@
 """What is said on the connection between rank 0 and a rank of another host, little-endian.
 
-    ORDER  to the rank: number (8), fields that go with it (4), a bit for each by its number, rows of
-           each (4), the order (64, int64)
+    ORDER  to the rank: number (8), fields that go with it (4), a bit for each by its number, rows
+           of each (4), the order (64, int64)
     DONE   from it: the order's number (8), rows of what it has made (8)
 
 Each is answered by the other, so they need no kind. What goes with an order, and what is made, are

@@ -1,12 +1,12 @@
 """How rank 0 and a rank of another host meet, when that has loaded its part.
 
-    the rank                                     rank 0, which listens since it began
-        PROOF, see `m2n.dist.proof`   <->   CHALLENGE, PROOF
-        RANK   (rank, incarnation)    -->   and of which node, with which layout of what they tell
-        the same                      <--   RANK
-        STORE, several                <->   STORE, several: torch makes the groups
-        a byte over each group, so that their connections are there
-        connected                     <--   WELCOME
+the rank                                     rank 0, which listens since it began
+    PROOF, see `m2n.dist.proof`   <->   CHALLENGE, PROOF
+    RANK   (rank, incarnation)    -->   and of which node, with which layout of what they tell
+    the same                      <--   RANK
+    STORE, several                <->   STORE, several: torch makes the groups
+    a byte over each group, so that their connections are there
+    connected                     <--   WELCOME
 """
 
 import socket

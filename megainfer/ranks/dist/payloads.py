@@ -26,7 +26,9 @@ class Payloads:
 
     def __init__(self, shared: Shared[Any]) -> None:
         self._shared = shared
-        self._known: dict[tuple[int, int], Payload] = {}  # by offset, which fields may share, and tag
+        self._known: dict[
+            tuple[int, int], Payload
+        ] = {}  # by offset, which fields may share, and tag
 
     def of(self, field: Field, rows: int) -> Payload:
         """Of so many rows, at least one."""
