@@ -106,11 +106,8 @@ class Wire(Generic[Incoming]):
 
     def send(self, message: Message) -> None:
         """Never blocks. Raises NodeDied where the other is gone, or reads nothing."""
-        body = encode(message)
-        if self._session.is_open:
-            self._session.seal(body)
-        else:
-            self._waiting.append(body)
+        self._waiting.append(encode(message))
+        self._seal()
         self._flush()
 
     def pump(self) -> list[Incoming]:
@@ -149,13 +146,16 @@ class Wire(Generic[Incoming]):
         return True
 
     def _say(self) -> None:
-        if self._session.is_open:
-            while self._waiting:
-                self._session.seal(self._waiting.popleft())
-            if monotonic() - self._said_at > PULSE_SECONDS:
-                self._said_at = monotonic()
-                self._session.seal(encode(self.other_clock.pulse()))
+        self._seal()
+        if self._session.is_open and monotonic() - self._said_at > PULSE_SECONDS:
+            self._said_at = monotonic()
+            self._session.seal(encode(self.other_clock.pulse()))
         self._flush()
+
+    def _seal(self) -> None:
+        """What waits, once both have proved themselves, always in order."""
+        while self._session.is_open and self._waiting:
+            self._session.seal(self._waiting.popleft())
 
     @property
     def _hint(self) -> str:

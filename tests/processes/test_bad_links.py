@@ -170,6 +170,36 @@ class Site:
     agent: AgentProcess
 
 
+def test_what_waits_for_the_proof_is_said_first_also_to_who_says_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other's proof, its last words and its end come at once."""
+    monkeypatch.setattr(wire_module, "PULSE_SECONDS", PATIENT_LEASE)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        near = socket.create_connection(listening.getsockname(), timeout=10)
+        far, _ = listening.accept()
+    ending = far.dup()
+    caller = Wire(near, TOKEN, from_attendant_decoder, "host right", True, PATIENT_LEASE)
+    listener = Wire(far, TOKEN, to_attendant_decoder, "a stand-in", False, PATIENT_LEASE)
+    first, second, last = ForNode(0, 1, b"a"), ForNode(0, 2, b"b"), ForFrontEnd(0, 1, b"c")
+    caller.send(first)
+    listener.pump()
+    while not listener.is_open:
+        assert caller.pump() == []
+        assert listener.pump() == []
+    listener.send(last)
+    ending.shutdown(socket.SHUT_WR)
+    assert caller.pump() == [last]
+    caller.send(second)
+    heard = list[Any]()
+    while not heard or heard[-1] != second:
+        heard += listener.pump()
+        poll([listener], 0.02)
+    assert heard == [first, second]
+    for end in (caller, listener, ending):
+        end.close()
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"))
