@@ -42,6 +42,7 @@ def backend_of(plan: Plan, role: Role, node: int, rank: int = 0) -> Backend:
     gpu = plan.devices.of(role, node, rank)
     if gpu is not None:
         settle_cuda(os.environ, plan.devices, gpu)
+        settle_nccl(os.environ, plan, role)
     torch.set_num_threads(1 if IMPLEMENTATIONS[kernels].own_threads else cores.threads)
     invariant = plan.config.batch_invariant
     return open_backend(kernels, _precision(plan, role), cores.threads, invariant)
@@ -62,3 +63,12 @@ def settle_cuda(environment: MutableMapping[str, str], devices: Devices, own: Nu
     computes there."""
     environment.update(CUDA_SETTINGS)
     environment[VISIBLE] = ",".join(gpu.gpu.uuid for gpu in (own, *devices.beside(own)))
+
+
+def settle_nccl(environment: MutableMapping[str, str], plan: Plan, role: Role) -> None:
+    """What NCCL reads when a process makes its first group: ranks of a node meet within their host,
+    where nobody else need reach them. A process has one such setting, which is NCCL's own choice
+    where groups of M2N lead to other hosts."""
+    abroad = plan.places is not None and plan.road.groups == "nccl"
+    if plan.ranks(role) > 1 and not abroad:
+        environment.setdefault("NCCL_SOCKET_IFNAME", "lo")

@@ -1,6 +1,5 @@
 """Collectives of all ranks of a node, of which rank 0 gives and takes."""
 
-import os
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -89,8 +88,6 @@ class Collectives:
 def _groups_on(device: Device) -> Groups:
     """NCCL's between GPUs; where a device is the host's memory, gloo's."""
     if device.torch.type == "cuda":
-        # Where NCCL's ranks meet. They are of one host, and nobody else need reach them.
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         return NcclGroups(device, CTAS)
     return GlooGroups("127.0.0.1", ANSWER_SECONDS)
 
