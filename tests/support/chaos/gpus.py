@@ -2,12 +2,15 @@
 and can fail as CUDA does."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from megainfer.compute import selection
+from megainfer.compute.cpu.backend import CpuBackend
+from megainfer.compute.cpu.kernels.experts import CpuLayerExperts, ExpertKernel
 from megainfer.compute.experts import ExpertsShape, LayerExperts
 from megainfer.compute.reference.backend import ReferenceBackend
 from megainfer.device import Recordings
@@ -86,9 +89,54 @@ class _Reference(selection._Reference):
         return _Backend(dtype, getattr(torch, precision.expert_dtype), PretendedGpu())
 
 
-def pretend_gpus(count: int) -> None:
-    """From here on this machine has so many, in this process and those that it forks."""
+class _CpuExperts(CpuLayerExperts):
+    """Whose messages may have rows that don't count, as on a device."""
+
+    def forward(
+        self,
+        hidden: Sequence[Tensor],
+        local_ids: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        outs: Sequence[Tensor],
+        counts: Sequence[Tensor | None] | None = None,
+    ) -> Tensor:
+        own = [ids.clone() for ids in local_ids]
+        for ids, count in zip(own, counts or [None] * len(own), strict=True):
+            if count is not None:
+                ids[int(count) :] = -1
+        return super().forward(hidden, own, weights, outs)
+
+
+class _CpuBackend(CpuBackend):
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.device = PretendedGpu()
+
+    def experts(self, shape: ExpertsShape) -> Callable[[int], CpuLayerExperts]:
+        kernel = ExpertKernel(shape, self._expert_dtype, self._threads)
+        return partial(_CpuExperts, kernel)
+
+
+class _Cpu(selection._Cpu):
+    """For kernels of GPUs, where nodes have several ranks."""
+
+    def open(self, precision: Any, threads: Any, invariant: bool) -> Any:
+        dtype = getattr(torch, precision.dtype)
+        weights = precision.attention_dtype, precision.expert_dtype
+        return _CpuBackend(dtype, *weights, dtype, threads)
+
+
+KERNELS: dict[str, Callable[[], selection.Implementation]] = {
+    "reference": _Reference,
+    "cpu": _Cpu,
+}
+"""What computes in place of GPUs."""
+
+
+def pretend_gpus(count: int, kernels: str = "reference") -> None:
+    """From here on this machine has so many, in this process and those that it forks. kernels: of
+    `KERNELS`."""
     nvidia = Nvidia(tuple(h200(number) for number in range(count)), "pretended")
     machine.ask_nvml = lambda: nvidia  # type: ignore[attr-defined, assignment]  # faked
     machine.package_problem = lambda: ""  # type: ignore[attr-defined, assignment]  # faked
-    selection.IMPLEMENTATIONS["gpu"] = _Reference()
+    selection.IMPLEMENTATIONS["gpu"] = KERNELS[kernels]()
