@@ -29,21 +29,21 @@ class RemoteNodes:
         self._removals = Removals(plan, residences)
         self.reception = reception
         self._hosts_known: dict[str, Host] = {}  # as they last joined
-        self._without: dict[Node, float] = {}  # nodes whose GPU isn't there, and since when
+        self._without: dict[Node, float] = {}  # nodes of which a GPU isn't there, and since when
 
     def can_start(self, role: Role, node: int) -> bool:
-        """Whether its host is there, or all that its ranks are on, and has the node's GPU."""
+        """Whether its host is there, or all that its ranks are on, and has the node's GPUs."""
         here = all(map(self.reception.is_there, self._hosts(role, node)))
-        return here and self._has_gpu((role, node))
+        return here and self._has_gpus((role, node))
 
     def check_host(self, role: Role, node: int) -> None:
-        """Raises NodeDied where a host of it, or its GPU there, has been lost for longer than a
+        """Raises NodeDied where a host of it, or a GPU of it there, has been lost for longer than a
         start waits."""
         for name in self._hosts(role, node):
             self.reception.check_back(name)
         if self._has_waited((role, node), self.reception.patience):
             raise NodeDied(
-                f"host {self._residences.of(role, node)} came back without the GPU of {role} node "
+                f"host {self._residences.of(role, node)} came back without a GPU of {role} node "
                 f"{node}; start its agent with that GPU, or begin again with the GPUs that it has"
             )
 
@@ -89,11 +89,11 @@ class RemoteNodes:
 
     def _is_to_move(self, node: Node) -> bool:
         stays_away = any(map(self.reception.stays_away, self._hosts(*node)))
-        waits = not self._has_gpu(node) and self._has_waited(node, self.reception.move_after)
+        waits = not self._has_gpus(node) and self._has_waited(node, self.reception.move_after)
         return stays_away or waits
 
     def _has_waited(self, node: Node, seconds: float) -> bool:
-        """For longer than that, for its GPU."""
+        """For longer than that, for its GPUs."""
         return node in self._without and monotonic() - self._without[node] > seconds
 
     def _look_at_gpus(self) -> None:
@@ -104,19 +104,21 @@ class RemoteNodes:
                 self._hosts_known[host.name] = host
                 residences.devices = offered_anew(self._plan, residences.devices, host)
 
-    def _has_gpu(self, node: Node) -> bool:
-        """Whether its host, as it last joined, has the GPU that it computes on, if any."""
+    def _has_gpus(self, node: Node) -> bool:
+        """Whether its host, as it last joined, has the GPUs that it computes on, if any."""
         self._look_at_gpus()
-        gpu = self._residences.devices.of(*node)
-        if gpu is None or gpu.there:
+        missing = [gpu for gpu in self._residences.devices.of_ranks(*node) if not gpu.there]
+        if not missing:
             self._without.pop(node, None)
             return True
         if node not in self._without:
             self._without[node] = monotonic()
+            several, numbers = len(missing) > 1, ",".join(str(gpu.number) for gpu in missing)
             log.warning(
-                "host %s came back without %s with room for %s node %d, which waits until an "
-                "agent there offers that GPU%s",
-                *(gpu.host, f"GPU {gpu.number}", *node),
+                "host %s came back without %s %s with room for %s node %d, which waits until an "
+                "agent there offers %s%s",
+                *(missing[0].host, "GPUs" if several else "GPU", numbers, *node),
+                "those GPUs" if several else "that GPU",
                 "" if self.reception.move_after == inf else ", or is moved",
             )
         return False

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from megainfer.config import format_bytes
-from megainfer.launch.devices import ON_CPU, Devices, NumberedGpu
-from megainfer.launch.hosts.gpus import gpu_for
+from megainfer.launch.devices import ON_CPU, Devices, NodeGpus
+from megainfer.launch.hosts.gpus import gpus_for
 from megainfer.launch.hosts.places import Host, Node, Part, Places, part_on
 from megainfer.launch.hosts.spread import need_of_parts, needs_of, whole
 from megainfer.launch.plan import Plan
@@ -34,13 +34,13 @@ class Residences:
             return (self.of(role, node),) * ranks
         return self._places.of_ranks(role, node, ranks)
 
-    def move(self, node: Node, to: Host | NumberedGpu, hosts: Iterable[Host] = ()) -> None:
-        """It is started on this host from now on, all of its ranks, or on this GPU of one."""
-        if isinstance(to, NumberedGpu):
-            offered = [gpu for host in hosts if host.name == to.host for gpu in host.offered]
-            self.devices = self.devices.moved(*node, to, offered)
-        else:
+    def move(self, node: Node, to: Host | NodeGpus, hosts: Iterable[Host] = ()) -> None:
+        """It is started on this host from now on, all of its ranks, or on these GPUs of one."""
+        if isinstance(to, Host):
             self._moved[node] = to.name
+            return
+        offered = [gpu for host in hosts if host.name == to[0].host for gpu in host.offered]
+        self.devices = self.devices.moved(*node, to, offered)
 
 
 class Removals:
@@ -72,14 +72,16 @@ class Removals:
 
     def _needs(self, node: Node) -> str:
         needs = format_bytes(needs_of(self._plan, [node]))
-        on_gpu = self._residences.devices.of(*node) is not None
-        return f"{needs} and the GPU with room" if on_gpu else needs
+        ranks = len(self._residences.devices.of_ranks(*node))
+        if not ranks:
+            return needs
+        return f"{needs} and the {f'{ranks} GPUs' if ranks > 1 else 'GPU'} with room"
 
     def _room_for(
         self, node: Node, wanted: list[Node], hosts: list[Host]
-    ) -> Host | NumberedGpu | None:
+    ) -> Host | NodeGpus | None:
         """That with the most cores for each node, of those that have memory for it; where it
-        computes on a GPU, one that is free on those."""
+        computes on GPUs, such as are free on one of those."""
         others = [other for other in wanted if other != node]
         there = {host.name: self._parts_on(host.name, others) for host in hosts}
         own = whole(self._plan, *node)
@@ -92,7 +94,7 @@ class Removals:
             key=lambda host: len(host.machine.cores) / (len(there[host.name]) + 1), reverse=True
         )
         if (devices := self._residences.devices).of(*node) is not None:
-            return gpu_for(
+            return gpus_for(
                 self._plan, devices, node, [gpu for host in fitting for gpu in host.offered]
             )
         return fitting[0] if fitting else None

@@ -70,12 +70,11 @@ class Devices:
         return tuple(every.values())
 
     def moved(
-        self, role: Role, node: int, gpu: NumberedGpu, more: Sequence[NumberedGpu] = ()
+        self, role: Role, node: int, gpus: NodeGpus, more: Sequence[NumberedGpu] = ()
     ) -> "Devices":
-        """The same with this GPU for a node of one rank; what it had is spare, and what there is
-        more."""
+        """The same with these GPUs for a node; what it had is spare, and what there is more."""
         own = [*(self.attention if role is Role.ATTENTION else self.experts)]
-        spare, own[node] = (*self.spare, *own[node], *more), (gpu,)
+        spare, own[node] = (*self.spare, *own[node], *more), gpus
         if role is Role.ATTENTION:
             return replace(self, attention=tuple(own)).with_spare(spare)
         return replace(self, experts=tuple(own)).with_spare(spare)
@@ -93,8 +92,13 @@ class Devices:
 
     def of(self, role: Role, node: int, rank: int = 0) -> NumberedGpu | None:
         """The GPU of this rank of a node; None of one on the CPU."""
+        gpus = self.of_ranks(role, node)
+        return gpus[rank] if gpus else None
+
+    def of_ranks(self, role: Role, node: int) -> NodeGpus:
+        """Of all ranks of a node; () of one on the CPU."""
         nodes = self.attention if role is Role.ATTENTION else self.experts
-        return nodes[node][rank] if nodes else None
+        return nodes[node] if nodes else ()
 
 
 ON_CPU = Devices()

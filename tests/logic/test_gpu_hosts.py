@@ -1,24 +1,20 @@
 """Several hosts with GPUs: which node has which, what is refused, and to where one is moved."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from megainfer.config import EngineConfig
 from megainfer.errors import ConfigError, NodeDied
 from megainfer.hosts.doctor import tell_gpus
-from megainfer.hosts.reception import Reception
 from megainfer.hosts.remote import RemoteNodes
-from megainfer.hosts.residences import Removals, Residences
+from megainfer.hosts.residences import Residences
 from megainfer.launch.computing import settle_cuda
 from megainfer.launch.devices import ON_CPU, NumberedGpu
 from megainfer.launch.hosts.places import Host, check_gpus
-from megainfer.launch.hosts.spread import Site, make_spread_plan, needs_of
+from megainfer.launch.hosts.spread import needs_of
 from megainfer.launch.nvml import Gpu
 from megainfer.launch.plan import Plan
 from megainfer.launch.plan_codec import decode_plan, encode_plan
@@ -26,17 +22,11 @@ from megainfer.launch.plan_text import describe
 from megainfer.memory import GPU_NODE_BYTES
 from megainfer.messages.message import Role
 from tests.support.checkpoints import write_config
-from tests.support.gpus import GIB, HOST, h200, machine_of
+from tests.support.gpus import GIB, h200, machine_of
+from tests.support.spread_plans import WITHOUT, FakeReception, host, moved, plan_of
 
 ATTENTION, EXPERT = Role.ATTENTION, Role.EXPERT
 APART = {(ATTENTION, 0): "left", (EXPERT, 0): "right"}
-WITHOUT = Host("cpus", "10.0.0.4", HOST)
-
-
-def host(name: str, *numbers: int, gpus: tuple[int, ...] | None = None, **of_gpus: Any) -> Host:
-    """numbers: of its GPUs, unlike any other host's. gpus: that it offers."""
-    own = [replace(h200(number), **of_gpus) for number in numbers]
-    return Host(name, "10.0.0.2", machine_of(*own), gpus)
 
 
 def gpus_of(plan: Plan) -> dict[str, list[tuple[str, int]]]:
@@ -48,12 +38,6 @@ def gpus_of(plan: Plan) -> dict[str, list[tuple[str, int]]]:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_config("mixtral", "gqa", tmp_path, max_position_embeddings=4096)
-
-
-def plan_of(
-    model: Path, *hosts: Host, place: Mapping[tuple[Role, int], str] | None = None, **wish: Any
-) -> Plan:
-    return make_spread_plan(EngineConfig(**wish), model, Site(hosts, place or {}))
 
 
 def test_nodes_go_where_most_gpus_are_free(model: Path) -> None:
@@ -116,12 +100,6 @@ def test_one_that_may_join_has_a_gpu_kept(model: Path) -> None:
             r"GPU 0 of old \(NVIDIA H200\) is of sm_75",
         ),
         ((host("left", 0, 1, split=True),), {}, {}, r"GPU 0 of left .* is split into instances"),
-        (
-            (host("left", 0, 1),),
-            {"ffn_tp": 2},
-            {},
-            "--ffn-tp 2: nodes on GPUs of several hosts",
-        ),
         ((WITHOUT,), {"device": "cuda"}, {}, "no GPU can be used: cpus: no libnvidia-ml"),
         (
             (host("left", 0, 1, free_memory=GIB),),
@@ -218,11 +196,6 @@ def test_the_doctor_names_gpus_and_drivers_that_differ() -> None:
 # --- hosts that stay away -------------------------------------------------------------------------
 
 
-def moved(plan: Plan, residences: Residences, node: tuple[Role, int], *hosts: Host) -> list[Any]:
-    wanted = [(ATTENTION, 0), *((EXPERT, index) for index in range(plan.num_expert))]
-    return list(Removals(plan, residences).moved([node], wanted, hosts))
-
-
 def test_a_node_is_moved_to_a_gpu_that_nobody_has(
     model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,25 +243,6 @@ def test_one_that_is_offered_twice_has_room_for_both_or_takes_one(model: Path) -
 
 
 # --- hosts that come back with other GPUs ---------------------------------------------------------
-
-
-class FakeReception(Reception):
-    """Of hosts that are there, as the last of each name joined."""
-
-    def __init__(self, *hosts: Host) -> None:
-        self.there, self.patience, self.move_after = [*hosts], 300.0, inf
-
-    def hosts(self) -> list[Host]:
-        return self.there
-
-    def is_there(self, name: str) -> bool:
-        return name in [host.name for host in self.there]
-
-    def check_back(self, name: str) -> None:
-        assert self.is_there(name)
-
-    def stays_away(self, name: str) -> bool:
-        return not self.is_there(name)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +310,7 @@ def test_a_node_without_its_gpu_waits_for_a_bounded_time_or_moves(
         "agent there offers that GPU"
     )
     reception.patience = -1.0
-    with pytest.raises(NodeDied, match=r"host right came back without the GPU of expert node 0"):
+    with pytest.raises(NodeDied, match=r"host right came back without a GPU of expert node 0"):
         remote.check_host(*node)
     reception.move_after = -1.0
     assert list(remote.move([node], needed)) == [(node, "left")]

@@ -7,18 +7,17 @@ tests/support/gpu_hosts.py.
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.processes.launched import await_output
-from tests.support.agents import AgentProcess, free_port, wait_until_ready, write_token
 from tests.support.chaos.instance import write_model
-from tests.support.served import Served, answer, serving, stream
+from tests.support.gpu_site import GpuSite, Hosts, gpu_site
+from tests.support.served import answer, serving, stream
 
 PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8)
 TOKENS, LONG = 16, 80
@@ -27,19 +26,10 @@ OPTIONS = (
     *("--max-model-len", "1024", "--kv-cache-memory", "4MiB"),
 )
 PLACES = ("attention.0=left", "expert.0=left", "expert.1=right")
-GPUS = {"left": ("0", "4"), "right": ("4", "1")}
-OTHERS = ("10", "4")
 OFFERED = "1,3,0"
 """Of left's, in this order: the last is nobody's at first."""
-
-
-@dataclass
-class Site:
-    """join: an agent of this name, whose host has these GPUs, with these options."""
-
-    served: Served
-    agents: dict[str, AgentProcess]
-    join: Callable[..., None]
+HOSTS: Hosts = {"left": (("0", "4"), ("--gpus", OFFERED)), "right": (("4", "1"), ())}
+OTHERS = ("10", "4")
 
 
 @pytest.fixture(scope="module")
@@ -56,37 +46,19 @@ def expected(model: Path) -> dict[int, list[int]]:
         }
 
 
-@contextmanager
-def hosts_serving(model: Path, folder: Path, *options: str) -> Iterator[Site]:
-    token, address = write_token(folder), ("127.0.0.1", free_port())
-    where = ("--agents", "2", "--listen-agents", "{}:{}".format(*address))
+def hosts_serving(model: Path, folder: Path, *options: str) -> AbstractContextManager[GpuSite]:
     places = [word for place in PLACES for word in ("--place", place)]
-    with ExitStack() as stack:
-        agents: dict[str, AgentProcess] = {}
-
-        def join(name: str, gpus: Sequence[str], *more: str) -> None:
-            own = ("--name", name, "--host", f"127.0.0.{[*GPUS].index(name) + 2}", *more)
-            program = ("tests.support.gpu_hosts", *gpus)
-            agents[name] = AgentProcess.joining(address, token, *own, program=program)
-            stack.callback(agents[name].kill)
-
-        join("left", GPUS["left"], "--gpus", OFFERED)
-        join("right", GPUS["right"])
-        wish = [str(model), *OPTIONS, *places, *where, "--token-file", str(token), *options]
-        served = Served(wish, wait=False)
-        stack.callback(served.kill)
-        wait_until_ready(served, [*agents.values()])
-        yield Site(served, agents, join)
+    return gpu_site(folder, HOSTS, [str(model), *OPTIONS, *places, *options])
 
 
 @pytest.fixture(scope="module")
-def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuSite]:
     moves = ("--agent-lease", "3", "--move-nodes-after", "1")
     with hosts_serving(model, tmp_path_factory.mktemp("site"), *moves) as site:
         yield site
 
 
-def test_tokens_are_those_of_one_host(site: Site, expected: dict[int, list[int]]) -> None:
+def test_tokens_are_those_of_one_host(site: GpuSite, expected: dict[int, list[int]]) -> None:
     for index, prompt in enumerate(PROMPTS):
         assert answer(site.served, prompt, TOKENS) == expected[index]
     assert "host left has joined (127.0.0.2, " in site.served.output
@@ -100,7 +72,7 @@ def test_tokens_are_those_of_one_host(site: Site, expected: dict[int, list[int]]
 
 
 def test_a_killed_node_comes_back_and_streams_go_on(
-    site: Site, expected: dict[int, list[int]]
+    site: GpuSite, expected: dict[int, list[int]]
 ) -> None:
     for host, name in (("left", "expert-0"), ("right", "expert-1"), ("left", "attent-0")):
         events = stream(site.served, PROMPTS[0], LONG, temperature=0, return_token_ids=True)
@@ -112,7 +84,7 @@ def test_a_killed_node_comes_back_and_streams_go_on(
 
 
 def test_a_node_of_a_lost_host_is_moved_to_a_gpu_that_is_free(
-    site: Site, expected: dict[int, list[int]]
+    site: GpuSite, expected: dict[int, list[int]]
 ) -> None:
     """And is reached by the other road from then on."""
     events = stream(site.served, PROMPTS[0], LONG, temperature=0, return_token_ids=True)
@@ -126,7 +98,7 @@ def test_a_node_of_a_lost_host_is_moved_to_a_gpu_that_is_free(
 
 
 def test_a_host_that_comes_back_with_other_gpus_has_its_nodes_on_those(
-    site: Site, expected: dict[int, list[int]]
+    site: GpuSite, expected: dict[int, list[int]]
 ) -> None:
     """The last host, with all nodes; as long as it offers too few, those without wait."""
     events = stream(site.served, PROMPTS[0], LONG, temperature=0, return_token_ids=True)

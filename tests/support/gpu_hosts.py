@@ -1,12 +1,12 @@
 """A host of an instance whose GPUs are pretended: `megainfer agent`, and what its nodes reach each
 other by.
 
-    python -m tests.support.gpu_hosts FIRST COUNT agent ...
+    python -m tests.support.gpu_hosts KERNELS FIRST COUNT agent ...
 
 FIRST is the number of the first of its COUNT GPUs among those of all hosts. Nodes' device is the
-host (`chaos.gpus`). On a host they take the road `ipc` with other memory for a device's
-(`twin_road`); between hosts gloo moves what NCCL would, behind the interface of its groups: no
-tags, no receive that is posted before its bell, payloads of the device with their count.
+host, where KERNELS compute (`chaos.gpus`). On a host they take the road `ipc` with other memory for
+a device's (`twin_road`); between hosts gloo moves what NCCL would, behind the interface of its
+groups: no tags, no receive that is posted before its bell, payloads of the device with their count.
 """
 
 import sys
@@ -76,9 +76,9 @@ def join_expert(road: Road, seat: Seat, device: Device | None) -> HostExpertPort
     return port
 
 
-def pretend(first: int, count: int) -> None:
+def pretend(kernels: str, first: int, count: int) -> None:
     """In this process, and those that it forks."""
-    pretend_gpus(count)
+    pretend_gpus(count, kernels)
     own = Nvidia(tuple(h200(number) for number in range(first, first + count)), "pretended")
     machine.ask_nvml = lambda: own  # type: ignore[attr-defined, assignment]  # faked
     roads.ROADS["ipc"] = "tests.support.gpu_hosts"
@@ -86,9 +86,9 @@ def pretend(first: int, count: int) -> None:
 
 
 def main() -> None:
-    first, count = sys.argv[1:3]
-    pretend(int(first), int(count))
-    del sys.argv[1:3]
+    kernels, first, count = sys.argv[1:4]
+    pretend(kernels, int(first), int(count))
+    del sys.argv[1:4]
     from megainfer.cli import main as megainfer
 
     megainfer()

@@ -157,7 +157,8 @@ def place_nodes(
     """As wished; each other node goes where it has the most cores, and among those the most memory,
     as nodes on a host share both evenly; attention nodes first. Ranks stay together, unless wished,
     or where their host has fewer cores than these: then some go where cores are left. on_gpus:
-    roles whose nodes go where the most GPUs are free, and among those where others would.
+    roles whose nodes go where GPUs are free for the most such nodes with all of their ranks, and
+    among those where others would; those of more ranks first, and no rank parts for want of cores.
 
     Raises ConfigError for wishes of nodes, ranks or hosts that aren't there.
     """
@@ -167,14 +168,16 @@ def place_nodes(
     of_ranks = {key: host for key, host in wishes.items() if len(key) == 3}
     places = {(key[0], key[1]): host for key, host in of_ranks.items() if key[2] == 0}
     places |= {(key[0], key[1]): host for key, host in wishes.items() if len(key) == 2}
-    for node in nodes:
+    gpus = {role: ranks[role] for role in on_gpus}  # of each node
+    # Few GPUs are found more easily than many of one host.
+    for node in sorted(nodes, key=lambda node: gpus.get(node[0], 1), reverse=True):
         if node not in places:
-            places[node] = max(hosts, key=lambda host: _room(host, places, node[0], on_gpus)).name
+            places[node] = max(hosts, key=lambda host: _room(host, places, node[0], gpus)).name
     return Places(
         attention=tuple(places[node] for node in nodes[:attention]),
         experts=tuple(places[node] for node in nodes[attention:]),
         hosts=tuple(host.name for host in hosts),
-        elsewhere=_elsewhere(places, hosts, of_ranks, ranks),
+        elsewhere=_elsewhere(places, hosts, of_ranks, ranks, on_gpus),
     )
 
 
@@ -183,6 +186,7 @@ def _elsewhere(
     hosts: Sequence[Host],
     wishes: Mapping[tuple[Role, int, int], str],
     ranks: Mapping[Role, int],
+    on_gpus: Sequence[Role],
 ) -> tuple[Elsewhere, ...]:
     """The ranks that aren't with the first of their node, in the order of nodes."""
     cores = {host.name: len(host.machine.cores) for host in hosts}
@@ -196,7 +200,8 @@ def _elsewhere(
         here = 1  # ranks, so far
         for rank in range(1, ranks[node[0]]):
             host = wishes.get((*node, rank), own)
-            if (*node, rank) not in wishes and here >= cores[own]:
+            wished = (*node, rank) in wishes
+            if not wished and node[0] not in on_gpus and here >= cores[own]:
                 host = max(cores, key=lambda name: cores[name] - processes[name])
                 host = host if cores[host] > processes[host] else own
                 processes.update({own: -1, host: 1})
@@ -207,12 +212,14 @@ def _elsewhere(
 
 
 def _room(
-    host: Host, places: Mapping[Node, str], role: Role, on_gpus: Sequence[Role]
+    host: Host, places: Mapping[Node, str], role: Role, gpus: Mapping[Role, int]
 ) -> tuple[int, float, float]:
-    """GPUs that are free for one more node of this role, where it is to have one; cores and bytes
-    that it would have."""
+    """For how many more nodes of this role GPUs are free, where they are to have some; cores and
+    bytes that it would have. gpus: that each node of a role is to have."""
     there = [other for (other, _), name in places.items() if name == host.name]
-    free = len(host.offered) - sum(other in on_gpus for other in there) if role in on_gpus else 0
+    free = 0
+    if role in gpus:
+        free = (len(host.offered) - sum(gpus.get(other, 0) for other in there)) // gpus[role]
     nodes = len(there) + 1
     return free, len(host.machine.cores) / nodes, host.machine.available_memory / nodes
 

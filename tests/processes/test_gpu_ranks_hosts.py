@@ -1,0 +1,92 @@
+"""Two hosts whose GPUs are pretended, and nodes of two ranks, each on GPUs of one host: tokens,
+ranks that are killed, and a node that is moved to two GPUs of the other host.
+
+The processes are real, and so are the collectives between ranks, by gloo in place of NCCL; see
+tests/support/gpu_hosts.py.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checkpoints import assert_same_greedy, greedy, oracle, write_checkpoint
+from tests.support.gpu_site import GpuSite, Hosts, gpu_site
+from tests.support.served import answer, stream
+
+PROMPTS = [[n + 1, 7, 9, n] * 9 for n in range(2)]
+TOKENS = 60
+HOSTS: Hosts = {"left": (("0", "4"), ()), "right": (("4", "2"), ())}
+OPTIONS = (
+    *("--attn-tp", "2", "--ffn-tp", "2", "--dtype", "float32", "--micro-batches", "2"),
+    *("--max-num-seqs", "4", "--agent-lease", "3", "--move-nodes-after", "1"),
+)
+NODES = (("left", "attent-0"), ("right", "expert-0"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint("qwen2_moe", "gqa", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def site(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuSite]:
+    folder = tmp_path_factory.mktemp("site")
+    with gpu_site(folder, HOSTS, [str(model), *OPTIONS], "cpu") as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site: GpuSite) -> list[list[int]]:
+    return [answer(site.served, prompt, TOKENS) for prompt in PROMPTS]
+
+
+def test_tokens_are_transformers_with_the_ranks_of_a_node_on_one_host(
+    model: Path, site: GpuSite, undisturbed: list[list[int]]
+) -> None:
+    assert_same_greedy(greedy(oracle(model), PROMPTS, TOKENS), undisturbed)
+    output = site.served.output
+    assert "attention 0  on left, 2 ranks, GPUs 0 | 1  cores" in output
+    assert "expert 0     on right, 2 ranks, GPUs 0 | 1  cores" in output
+    assert "attention node 0 meets expert node 0 over dist" in output
+    for host, name in NODES:
+        assert {name, f"{name}.1"} == set(site.agents[host].nodes())
+
+
+@pytest.mark.parametrize(("host", "name"), NODES)
+def test_a_killed_rank_has_its_node_come_back(
+    site: GpuSite, undisturbed: list[list[int]], host: str, name: str
+) -> None:
+    before = set(site.agents[host].nodes().values())
+    told = streamed(site, lambda: os.kill(site.agents[host].nodes()[f"{name}.1"], signal.SIGKILL))
+    assert told == undisturbed[0]
+    assert f"rank 1: killed by SIGKILL (on host {host})" in site.served.output
+    assert not before & set(site.agents[host].nodes().values()), "both ranks are others"
+
+
+def test_a_node_of_a_lost_host_is_moved_to_as_many_gpus(
+    site: GpuSite, undisturbed: list[list[int]]
+) -> None:
+    """Which left has beside those of its own node; it is reached by the road there."""
+    assert streamed(site, site.agents["right"].kill) == undisturbed[0]
+    names = {own for _, name in NODES for own in (name, f"{name}.1")}
+    assert names == set(site.agents["left"].nodes())
+    assert "attention node 0 meets expert node 0 over ipc" in site.served.output
+
+
+def streamed(site: GpuSite, meanwhile: Callable[[], object]) -> list[int]:
+    """The tokens of the first prompt, after the first of which something happens."""
+    events = stream(site.served, PROMPTS[0], TOKENS, temperature=0, return_token_ids=True)
+    told = tokens_of(next(events))
+    meanwhile()
+    for event in events:
+        told += tokens_of(event)
+    return told
+
+
+def tokens_of(event: dict[str, Any]) -> list[int]:
+    ids: list[int] = event["choices"][0].get("token_ids") or []
+    return ids
