@@ -17,7 +17,7 @@ from megainfer.attention_node.step_output import Failure, StepResult, begin_outp
 from megainfer.attention_node.token_messages import token_messages
 from megainfer.checkpoint.switch import Switch
 from megainfer.device import marks_of
-from megainfer.errors import MegaInferError
+from megainfer.errors import MegaInferError, NodeDied
 from megainfer.instruments.distribution import Distribution
 from megainfer.instruments.stage_clock import StageClock
 from megainfer.messages.requests import Abort, Reset, Submit, TokenEvent, ToNode
@@ -128,6 +128,8 @@ class AttentionNode:
                 self._advance(flight)
             else:
                 self._finish(flight, flight.output.take())
+        except NodeDied:
+            raise  # of another rank of this node, whose end is the node's: its requests are replayed
         except MegaInferError as error:
             self._fail(flight.step.micro_batch, str(error))
 

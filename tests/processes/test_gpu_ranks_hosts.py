@@ -60,8 +60,10 @@ def test_tokens_are_transformers_with_the_ranks_of_a_node_on_one_host(
         assert {name, f"{name}.1"} == set(site.agents[host].nodes())
 
 
-def test_a_killed_rank_has_its_node_come_back(site: GpuSite, undisturbed: list[int]) -> None:
-    host, name = NODES[1]
+@pytest.mark.parametrize(("host", "name"), NODES)
+def test_a_killed_rank_has_its_node_come_back(
+    site: GpuSite, undisturbed: list[int], host: str, name: str
+) -> None:
     before = set(site.agents[host].nodes().values())
     told = streamed(site, lambda: os.kill(site.agents[host].nodes()[f"{name}.1"], signal.SIGKILL))
     assert told == undisturbed
