@@ -129,7 +129,7 @@ class AttentionNode:
             else:
                 self._finish(flight, flight.output.take())
         except NodeDied:
-            raise  # of another rank of this node, whose end is the node's: its requests are replayed
+            raise  # of another rank, whose end is this node's: its requests are replayed
         except MegaInferError as error:
             self._fail(flight.step.micro_batch, str(error))
 
