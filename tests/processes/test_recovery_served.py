@@ -111,8 +111,17 @@ def is_whole(served: Served) -> bool:
 
 
 def counted(served: Served, name: str) -> dict[tuple[str, ...], float]:
-    """A family's samples, by their labels but the model's name."""
-    families = text_string_to_metric_families(get(served, "/metrics").text)
+    """A family's samples, by their labels but the model's name, of any API server that serves: one
+    that has just been started again doesn't know of all nodes yet, and says so."""
+    answers = list[httpx.Response]()
+
+    def is_told() -> bool:
+        answers.append(get(served, "/metrics"))
+        assert answers[-1].status_code in (200, 503)
+        return answers[-1].status_code == 200
+
+    until(is_told)
+    families = text_string_to_metric_families(answers[-1].text)
     return {
         tuple(value for label, value in sorted(s.labels.items()) if label != "model_name"): s.value
         for family in families
