@@ -58,8 +58,7 @@ class AttentionNode:
                 self.scheduler.drop_cache()
 
     def run_once(self) -> bool:
-        """One turn: start an idle micro-batch that has work, else advance the oldest ready one.
-        Raises NodeDied when an expert node has owed a reply for too long."""
+        """Start an idle micro-batch with work, or advance the oldest ready one. Raises NodeDied."""
         for micro_batch, failure in self._flights.hear():
             self._fail(micro_batch, failure)
         self.intake.turn()
@@ -156,9 +155,8 @@ class AttentionNode:
 
     def _sample(self, flight: Flight) -> None:
         """On the host the step ends here; on a device others have their turns meanwhile."""
-        output = begin_output(
-            self._model, flight.x, flight.batch, flight.step, self._parts.device, self.clock
-        )
+        step, device = flight.step, self._parts.device
+        output = begin_output(self._model, flight.x, flight.batch, step, device, self.clock)
         if self._flights.sampling(flight, output):
             self._finish(flight, output.take())
 
