@@ -113,7 +113,7 @@ def test_experts_are_those_that_were_read(
     assert found.keys() == expected.keys()
     for place, stored in found.items():
         assert stored is not None
-        assert torch.equal(stored, expected[place]), place  # type: ignore[arg-type]
+        assert torch.equal(stored, expected[place]), place  # type: ignore[arg-type]  # held
 
 
 def test_what_nobody_has_is_read(spec: ModelSpec, folder: Path, opened: ExitStack) -> None:
@@ -202,7 +202,7 @@ def test_the_next_one_is_asked_where_one_fails_in_the_middle(
     assert said.startswith("expert node 0 gives no experts: ")
     assert "3 experts came from expert node 0" in caplog.text
     for place, stored in all_of(new).items():
-        assert torch.equal(stored, model.lend(*place))  # type: ignore[arg-type]
+        assert torch.equal(stored, model.lend(*place))  # type: ignore[arg-type]  # held
 
 
 @pytest.mark.parametrize(

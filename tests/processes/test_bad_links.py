@@ -28,7 +28,7 @@ from tests.support.agents import READY_SECONDS, AgentProcess, write_token
 from tests.support.bad_network import BadNetwork, Fault, Route, Way, drawn, drawn_fault
 from tests.support.bad_serve import ROUTES
 from tests.support.chaos.instance import write_model
-from tests.support.served import Served, serving, stream
+from tests.support.served import Served, serving, stream, tokens_of
 
 TOKEN = b"a token that is long enough to be one"
 LEASE, PATIENT_LEASE, SHORT_SECONDS, END_SECONDS = 1.0, 60.0, 0.2, 90.0
@@ -267,11 +267,6 @@ def test_streams_go_on_or_say_why_they_end(site: Site, expected: list[int], seed
 
 def asked(served: Served) -> Iterator[dict[str, Any]]:
     return stream(served, PROMPT, TOKENS, temperature=0, return_token_ids=True)
-
-
-def tokens_of(event: dict[str, Any]) -> list[int]:
-    ids: list[int] = event["choices"][0].get("token_ids") or [] if "choices" in event else []
-    return ids
 
 
 def is_ok(site: Site) -> bool:

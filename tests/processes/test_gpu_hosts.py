@@ -10,14 +10,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.processes.launched import await_output
 from tests.support.chaos.instance import write_model
 from tests.support.gpu_site import GpuSite, Hosts, gpu_site
-from tests.support.served import answer, serving, stream
+from tests.support.served import answer, serving, stream, tokens_of
 
 PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8)
 TOKENS, LONG = 16, 80
@@ -125,8 +124,3 @@ def test_one_role_on_cpus_is_reached_through_the_hosts_memory(
         assert "M2N        shm on a host, dist (gloo) between hosts" in site.served.output
         for index, prompt in enumerate(PROMPTS):
             assert answer(site.served, prompt, TOKENS) == expected[index]
-
-
-def tokens_of(event: dict[str, Any]) -> list[int]:
-    ids: list[int] = event["choices"][0].get("token_ids") or []
-    return ids

@@ -7,15 +7,14 @@ tests/support/gpu_hosts.py.
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.checkpoints import assert_same_greedy, greedy, oracle, write_checkpoint
 from tests.support.gpu_site import GpuSite, Hosts, gpu_site
-from tests.support.served import answer, stream
+from tests.support.served import answer, streamed
 
 PROMPTS = [[n + 1, 7, 9, n] * 9 for n in range(2)]
 TOKENS = 60
@@ -65,7 +64,12 @@ def test_a_killed_rank_has_its_node_come_back(
     site: GpuSite, undisturbed: list[int], host: str, name: str
 ) -> None:
     before = set(site.agents[host].nodes().values())
-    told = streamed(site, lambda: os.kill(site.agents[host].nodes()[f"{name}.1"], signal.SIGKILL))
+    told = streamed(
+        site.served,
+        PROMPTS[0],
+        LONG,
+        lambda: os.kill(site.agents[host].nodes()[f"{name}.1"], signal.SIGKILL),
+    )
     assert told == undisturbed
     assert f"rank 1: killed by SIGKILL (on host {host})" in site.served.output
     assert not before & set(site.agents[host].nodes().values()), "both ranks are others"
@@ -75,22 +79,7 @@ def test_a_node_of_a_lost_host_is_moved_to_as_many_gpus(
     site: GpuSite, undisturbed: list[int]
 ) -> None:
     """Which left has beside those of its own node; it is reached by the road there."""
-    assert streamed(site, site.agents["right"].kill) == undisturbed
+    assert streamed(site.served, PROMPTS[0], LONG, site.agents["right"].kill) == undisturbed
     names = {own for _, name in NODES for own in (name, f"{name}.1")}
     assert names == set(site.agents["left"].nodes())
     assert "attention node 0 meets expert node 0 over ipc" in site.served.output
-
-
-def streamed(site: GpuSite, meanwhile: Callable[[], object]) -> list[int]:
-    """The tokens of the first prompt, after the first of which something happens."""
-    events = stream(site.served, PROMPTS[0], LONG, temperature=0, return_token_ids=True)
-    told = tokens_of(next(events))
-    meanwhile()
-    for event in events:
-        told += tokens_of(event)
-    return told
-
-
-def tokens_of(event: dict[str, Any]) -> list[int]:
-    ids: list[int] = event["choices"][0].get("token_ids") or []
-    return ids

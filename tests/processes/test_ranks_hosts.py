@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ import pytest
 from tests.support.agents import AgentProcess, serve_on, wait_until_ready, write_token
 from tests.support.chaos.instance import write_model
 from tests.support.namespaces import Network, may_make_hosts, network
-from tests.support.served import Served, serving, stream
+from tests.support.served import Served, serving, streamed
 
 NAMES = ("left", "right")
 PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8, [9])
@@ -108,7 +108,7 @@ def test_a_killed_rank_is_its_nodes_death_and_streams_go_on(
     for agent, names in ((right, ("attent-0", "attent-0.1")), (left, ("expert-0", "expert-0.1"))):
         before = pids_of(site, names)
         kill = partial(os.kill, agent.nodes()[names[1]], signal.SIGKILL)
-        assert streamed(site, kill) == expected[LONG][0]
+        assert streamed(site.served, PROMPTS[0], LONG, kill) == expected[LONG][0]
         assert not before & pids_of(site, names)
     for away, home in (("right", "left"), ("left", "right")):
         cause = rf"rank 1: killed by SIGKILL \(on host {away}\) \(on host {home}\)"
@@ -121,14 +121,20 @@ def test_a_first_rank_that_is_killed_takes_the_others_with_it(
     names = ("attent-0", "attent-0.1")
     before = pids_of(site, names)
     pid = site.agents[0].nodes()["attent-0"]
-    assert streamed(site, lambda: os.kill(pid, signal.SIGKILL)) == expected[LONG][0]
+    assert (
+        streamed(site.served, PROMPTS[0], LONG, lambda: os.kill(pid, signal.SIGKILL))
+        == expected[LONG][0]
+    )
     assert not before & pids_of(site, names)
 
 
 def test_a_stopped_rank_is_given_up(site: Site, expected: dict[int, Any]) -> None:
     before = len(site.served.output)
     pid = site.agents[1].nodes()["attent-0.1"]
-    assert streamed(site, lambda: os.kill(pid, signal.SIGSTOP)) == expected[LONG][0]
+    assert (
+        streamed(site.served, PROMPTS[0], LONG, lambda: os.kill(pid, signal.SIGSTOP))
+        == expected[LONG][0]
+    )
     assert re.search(r"rank 1: hung: .*\(on host right\)", site.served.output[before:])
 
 
@@ -144,7 +150,7 @@ def test_a_pulled_link_costs_a_pause(site: Site, expected: dict[int, Any]) -> No
         agent.await_nodes(0, LEASE + GRACE)
         host.plug()
 
-    assert streamed(site, pull) == expected[LONG][0]
+    assert streamed(site.served, PROMPTS[0], LONG, pull) == expected[LONG][0]
     assert answer(site.served, PROMPTS[1], TOKENS) == expected[1]
     said = site.served.output[before:]
     assert re.search(r"host right (has been silent|can't be reached)", said), said
@@ -169,26 +175,11 @@ def test_an_agent_that_is_killed_and_started_again(site: Site, expected: dict[in
         site.agents[1] = AgentProcess(site.network, host, NAMES[1], site.token)
 
     try:
-        assert streamed(site, kill) == expected[LONG][0]
+        assert streamed(site.served, PROMPTS[0], LONG, kill) == expected[LONG][0]
         assert answer(site.served, PROMPTS[2], TOKENS)[0] == expected[2][0]
     finally:
         site.served.kill()
         site.agents[1].kill()
-
-
-def streamed(site: Site, meanwhile: Callable[[], None]) -> list[int]:
-    """Of the first prompt, a long answer; `meanwhile` is called once it has begun."""
-    events = stream(site.served, PROMPTS[0], LONG, temperature=0, return_token_ids=True)
-    told = tokens_of(next(events))
-    meanwhile()
-    for event in events:
-        told += tokens_of(event)
-    return told
-
-
-def tokens_of(event: dict[str, Any]) -> list[int]:
-    ids: list[int] = event["choices"][0].get("token_ids") or [] if "choices" in event else []
-    return ids
 
 
 def pids_of(site: Site, names: tuple[str, ...]) -> set[int]:

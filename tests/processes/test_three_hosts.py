@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +22,7 @@ from tests.support.agents import (
 )
 from tests.support.chaos.instance import write_model
 from tests.support.namespaces import NetHost, Network, may_make_hosts, network
-from tests.support.served import Served, answer, serving, stream
+from tests.support.served import Served, answer, serving, stream, tokens_of
 
 NAMES = ("left", "middle", "right")
 PROMPTS = ([1, 2, 3], [5, 6, 7, 8] * 8, [9])
@@ -186,11 +185,6 @@ def assert_sent_away(
 
     await_that(is_logged, lambda: site.served.output)
     assert "fourth" not in httpx.get(f"{site.served.url}/admin/nodes", timeout=30).text
-
-
-def tokens_of(event: dict[str, Any]) -> list[int]:
-    ids: list[int] = event["choices"][0].get("token_ids") or [] if "choices" in event else []
-    return ids
 
 
 def await_that(holds: Callable[[], object], said: Callable[[], str]) -> None:

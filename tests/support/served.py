@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -216,3 +216,21 @@ def stream(served: Served, prompt: list[int], tokens: int, **more: Any) -> Itera
         for line in response.iter_lines():
             if line.startswith("data: ") and line != "data: [DONE]":
                 yield json.loads(line.removeprefix("data: "))
+
+
+def streamed(
+    served: Served, prompt: list[int], tokens: int, meanwhile: Callable[[], object]
+) -> list[int]:
+    """The tokens of a streamed completion; `meanwhile` is called once it has begun."""
+    events = stream(served, prompt, tokens, temperature=0, return_token_ids=True)
+    told = tokens_of(next(events))
+    meanwhile()
+    for event in events:
+        told += tokens_of(event)
+    return told
+
+
+def tokens_of(event: dict[str, Any]) -> list[int]:
+    """Of one event, which may be an error's."""
+    ids: list[int] = event["choices"][0].get("token_ids") or [] if "choices" in event else []
+    return ids

@@ -89,7 +89,7 @@ class Line:
 
     def lose(self, why: str) -> Never:
         """Raises NodeDied, when nobody has ended this process with a better reason."""
-        time.sleep(self._patience)
+        time.sleep(self._patience)  # who ends this process does it by a signal
         raise NodeDied(f"{self._name} is lost: {why}")
 
     def close(self) -> None:
